@@ -1,0 +1,29 @@
+# Everything that is missing is installed into .pgft/ (or PG_FINETUNE_CACHE) first; nothing else on the machine changes.
+# PG_CONFIG=/path/to/pg_config selects a server of your own, else a Postgres from PyPI is used.
+export PG_CONFIG
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## real texts, a real model, from capture to A/B test, on a server of its own that stays up
+	@scripts/demo.sh run
+
+demo-stop: ## stop that server and remove its data
+	@scripts/demo.sh stop
+
+psql: ## psql in the demo's database
+	@scripts/demo.sh psql
+
+test: ## formatting, lints, all tests; ends with "N passed, N failed"
+	@scripts/test.sh
+
+install: ## build and install into the server of PG_CONFIG (default: the pg_config in PATH)
+	@scripts/install.sh
+
+setup: ## only fetch and build what is missing
+	@scripts/setup.sh
+
+clean: ## remove what was built and fetched
+	@scripts/clean.sh
+
+.PHONY: help demo demo-stop psql test install setup clean

@@ -1,0 +1,304 @@
+-- Capture, the machinery: application table -> generated trigger -> _capture() -> model_performance_log and training_data_point.
+-- One rule for every write: the view is the truth. For each touched key, what the view shows is stored,
+-- and a data point that the view no longer shows is removed unless a dataset has learned from it.
+-- All of it runs with the rights of whoever attached the table, never with the extension owner's:
+-- a view is somebody's code.
+
+-- What a view may hand over: the column names and types here are the mapping contract that capture_signals() checks.
+CREATE TYPE captured_signal AS (
+    signal_id       text,
+    user_id         text,
+    chunk_content   text,
+    user_action     text,
+    chunk_id        text,
+    embedding       @extschema:vector@.vector,
+    actioned_at     timestamptz,
+    relevance_score double precision,
+    quality_score   double precision,
+    episode_title   text,
+    podcast_title   text,
+    speaker_name    text,
+    surface         text,
+    session_id      text,
+    model_variant   text,
+    model_id        text,
+    position        integer,
+    propensity      double precision,
+    shown_at        timestamptz
+);
+COMMENT ON TYPE captured_signal IS 'One signal as read through the view of a captured table; the first four columns are required of a view, the others are taken when it has them';
+
+-- DELETE, changed keys and capture_status find points by signal, not by user.
+CREATE INDEX training_data_point_signal ON training_data_point (source, signal_id);
+CREATE INDEX capture_failure_source ON capture_failure (source, failed_at);
+
+CREATE FUNCTION _require_trust(relation regclass, via regclass) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stranger record;
+BEGIN
+    SELECT c.oid::regclass AS relation, pg_get_userbyid(c.relowner) AS owner INTO stranger
+    FROM pg_class c
+    WHERE c.oid IN (relation, via) AND NOT pg_has_role(c.relowner, current_user, 'MEMBER')
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('"%s" is not yours to capture', stranger.relation),
+            DETAIL = format('capture evaluates the view with the rights of role "%s", and the owner "%s" could change what it evaluates', current_user, stranger.owner),
+            HINT = format('GRANT pg_finetune_admin TO %1$I; SET ROLE %1$I; then call it again, or make one role the owner of both', stranger.owner);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _require_trust(regclass, regclass) IS 'Refuses a table or view whose owner is not the current role or a member of it: otherwise that owner would get the current role''s rights';
+REVOKE ALL ON FUNCTION _require_trust(regclass, regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _require_trust(regclass, regclass) TO pg_finetune_admin;
+
+CREATE FUNCTION _read_signals(via regclass, columns text[], keys text[]) RETURNS captured_signal[]
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fields text;
+    key_type text;
+    signals @extschema@.captured_signal[];
+BEGIN
+    -- A text beyond 256 kB is no chunk; it is cut out here, before an array of a thousand of them is built.
+    SELECT string_agg(CASE
+               WHEN a.attname <> ALL (columns) THEN 'NULL'
+               WHEN a.attname = 'chunk_content' THEN 'CASE WHEN octet_length(v.chunk_content::text) <= 262144 THEN v.chunk_content::text END'
+               ELSE format('v.%I::%s', a.attname, a.atttypid::regtype) END, ', ' ORDER BY a.attnum)
+    INTO STRICT fields
+    FROM pg_attribute a
+    WHERE a.attrelid = '@extschema@.captured_signal'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+
+    SELECT format_type(a.atttypid, NULL) INTO key_type
+    FROM pg_attribute a WHERE a.attrelid = via AND a.attname = 'signal_id';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE = format('column "signal_id" of "%s" is gone', via);
+    END IF;
+
+    EXECUTE format('SELECT array_agg(ROW(%s)::@extschema@.captured_signal) FROM %s v WHERE v.signal_id = ANY ($1::%s[])',
+                   fields, via, key_type)
+    INTO signals USING keys;
+    RETURN coalesce(signals, '{}');
+END
+$$;
+COMMENT ON FUNCTION _read_signals(regclass, text[], text[]) IS 'What a view shows for these signal ids';
+REVOKE ALL ON FUNCTION _read_signals(regclass, text[], text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _read_signals(regclass, text[], text[]) TO pg_finetune_admin;
+
+CREATE FUNCTION _signal_faults(signals captured_signal[]) RETURNS TABLE (signal_id text, fault text)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.signal_id, f.fault
+    FROM unnest(signals) s
+    CROSS JOIN LATERAL (SELECT CASE
+        WHEN coalesce(s.user_id, '') = '' THEN 'user_id is NULL or empty'
+        WHEN coalesce(s.signal_id, '') = '' THEN 'signal_id is NULL or empty'
+        WHEN s.chunk_content IS NULL THEN 'chunk_content is NULL or longer than 256 kB'
+        WHEN btrim(s.chunk_content, E' \t\r\n') = '' THEN 'chunk_content is blank'
+        WHEN s.user_action NOT IN ('saved', 'skipped', 'snipped')
+            THEN format('user_action is %L: expected saved, skipped, snipped or NULL', left(s.user_action, 60))
+        -- NaN sorts above everything, so this refuses NaN, Infinity and the zero vector alike
+        WHEN NOT (@extschema:vector@.vector_norm(s.embedding) > 0 AND @extschema:vector@.vector_norm(s.embedding) < 'Infinity')
+            THEN 'embedding is a zero vector or not finite'
+        WHEN abs(s.relevance_score) >= 'Infinity' THEN 'relevance_score is not finite'
+        WHEN abs(s.quality_score) >= 'Infinity' THEN 'quality_score is not finite'
+        WHEN NOT (s.propensity > 0 AND s.propensity <= 1) THEN 'propensity is not in (0, 1]'
+        WHEN NOT isfinite(s.shown_at) OR NOT isfinite(s.actioned_at) THEN 'shown_at or actioned_at is infinite'
+        END) AS f (fault)
+    WHERE f.fault IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION _signal_faults(captured_signal[]) IS 'Signals that must not be stored, and why';
+REVOKE ALL ON FUNCTION _signal_faults(captured_signal[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _signal_faults(captured_signal[]) TO pg_finetune_admin;
+
+CREATE FUNCTION _log_signals(origin text, signals captured_signal[], replay boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- actions without a time of their own: now at the first sight of a change, and kept when the same is written again
+    untimed text[] := ARRAY(SELECT s.signal_id FROM unnest(signals) s WHERE s.user_action IS NOT NULL AND s.actioned_at IS NULL);
+BEGIN
+    INSERT INTO @extschema@.model_performance_log AS l (user_id, source, signal_id, model_variant, model_id, experiment, phase,
+        user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
+    SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin, s.signal_id, coalesce(s.model_variant, a.variant, 'base'),
+        coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END),
+        CASE WHEN a.in_experiment THEN a.experiment END, CASE WHEN a.in_experiment THEN a.phase END,
+        s.user_action, s.relevance_score, s.surface, s.session_id, s.position, s.propensity, coalesce(s.shown_at, now()),
+        CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, CASE WHEN replay THEN s.shown_at END, now()) END
+    FROM unnest(signals) s
+    LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, now())) a ON true
+    ORDER BY s.user_id, s.signal_id, s.actioned_at DESC NULLS LAST
+    -- Variant and shown_at stay as they were: what served an impression does not change with what came of it.
+    ON CONFLICT (user_id, source, signal_id) DO UPDATE SET
+        user_action = EXCLUDED.user_action,
+        actioned_at = CASE
+            WHEN EXCLUDED.user_action IS NULL OR EXCLUDED.signal_id <> ALL (untimed) THEN EXCLUDED.actioned_at
+            WHEN EXCLUDED.user_action IS NOT DISTINCT FROM l.user_action THEN l.actioned_at
+            ELSE now() END,
+        relevance_score = coalesce(EXCLUDED.relevance_score, l.relevance_score),
+        surface = coalesce(EXCLUDED.surface, l.surface),
+        session_id = coalesce(EXCLUDED.session_id, l.session_id),
+        position = coalesce(EXCLUDED.position, l.position),
+        propensity = coalesce(EXCLUDED.propensity, l.propensity)
+    WHERE (EXCLUDED.signal_id = ANY (untimed) OR (EXCLUDED.actioned_at < l.actioned_at) IS NOT TRUE)
+      AND (EXCLUDED.user_action IS NOT NULL OR origin <> 'api') -- an impression reported late does not undo an action
+      AND ((EXCLUDED.user_action, coalesce(EXCLUDED.relevance_score, l.relevance_score), coalesce(EXCLUDED.surface, l.surface),
+            coalesce(EXCLUDED.session_id, l.session_id), coalesce(EXCLUDED.position, l.position), coalesce(EXCLUDED.propensity, l.propensity))
+           IS DISTINCT FROM (l.user_action, l.relevance_score, l.surface, l.session_id, l.position, l.propensity)
+           OR (EXCLUDED.signal_id <> ALL (untimed) AND EXCLUDED.actioned_at IS DISTINCT FROM l.actioned_at));
+END
+$$;
+COMMENT ON FUNCTION _log_signals(text, captured_signal[], boolean) IS 'Upsert into model_performance_log: the last action wins, the same once more changes nothing. replay = these are not happening now';
+REVOKE ALL ON FUNCTION _log_signals(text, captured_signal[], boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _log_signals(text, captured_signal[], boolean) TO pg_finetune_admin;
+
+CREATE FUNCTION _point_signals(origin text, signals captured_signal[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    written bigint;
+BEGIN
+    -- The log has just decided which action counts and when it was taken, so both are read from there.
+    INSERT INTO @extschema@.training_data_point AS t (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
+        actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, surface, session_id,
+        model_variant, model_id, position, propensity, shown_at)
+    SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin || ':' || s.signal_id, origin, s.signal_id, s.chunk_id, s.chunk_content,
+        s.embedding, l.user_action, l.actioned_at, l.relevance_score, s.quality_score, s.episode_title, s.podcast_title, s.speaker_name,
+        l.surface, l.session_id, l.model_variant, l.model_id, l.position, l.propensity, l.shown_at
+    FROM unnest(signals) s
+    JOIN @extschema@.model_performance_log l ON l.user_id = s.user_id AND l.source = origin AND l.signal_id = s.signal_id
+    ORDER BY s.user_id, s.signal_id, s.actioned_at DESC NULLS LAST
+    ON CONFLICT (user_id, source, signal_id) DO UPDATE SET
+        chunk_id = coalesce(EXCLUDED.chunk_id, t.chunk_id),
+        chunk_content = EXCLUDED.chunk_content,
+        embedding = coalesce(EXCLUDED.embedding, t.embedding),
+        user_action = EXCLUDED.user_action,
+        actioned_at = EXCLUDED.actioned_at,
+        relevance_score = EXCLUDED.relevance_score,
+        quality_score = coalesce(EXCLUDED.quality_score, t.quality_score),
+        episode_title = coalesce(EXCLUDED.episode_title, t.episode_title),
+        podcast_title = coalesce(EXCLUDED.podcast_title, t.podcast_title),
+        speaker_name = coalesce(EXCLUDED.speaker_name, t.speaker_name),
+        surface = EXCLUDED.surface,
+        session_id = EXCLUDED.session_id,
+        position = EXCLUDED.position,
+        propensity = EXCLUDED.propensity,
+        changes = t.changes + (t.user_action IS NOT NULL AND t.user_action IS DISTINCT FROM EXCLUDED.user_action)::int,
+        -- a changed mind is news, even if a dataset learned from the old one
+        used_for_training = t.used_for_training AND t.user_action IS NOT DISTINCT FROM EXCLUDED.user_action
+    WHERE (coalesce(EXCLUDED.chunk_id, t.chunk_id), EXCLUDED.chunk_content, EXCLUDED.user_action, EXCLUDED.actioned_at,
+           EXCLUDED.relevance_score, coalesce(EXCLUDED.quality_score, t.quality_score), coalesce(EXCLUDED.episode_title, t.episode_title),
+           coalesce(EXCLUDED.podcast_title, t.podcast_title), coalesce(EXCLUDED.speaker_name, t.speaker_name),
+           EXCLUDED.surface, EXCLUDED.session_id, EXCLUDED.position, EXCLUDED.propensity)
+          IS DISTINCT FROM (t.chunk_id, t.chunk_content, t.user_action, t.actioned_at, t.relevance_score, t.quality_score, t.episode_title,
+           t.podcast_title, t.speaker_name, t.surface, t.session_id, t.position, t.propensity)
+       OR (EXCLUDED.embedding IS NOT NULL
+           AND (t.embedding IS NULL OR t.embedding OPERATOR(@extschema:vector@.<>) EXCLUDED.embedding));
+    GET DIAGNOSTICS written = ROW_COUNT;
+    RETURN written;
+END
+$$;
+COMMENT ON FUNCTION _point_signals(text, captured_signal[]) IS 'Upsert into training_data_point of signals that are in the log already; returns how many rows were new or changed';
+REVOKE ALL ON FUNCTION _point_signals(text, captured_signal[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _point_signals(text, captured_signal[]) TO pg_finetune_admin;
+
+CREATE FUNCTION _capture_failed(origin text, operation text, keys text[], code text, message text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    quiet boolean := EXISTS (SELECT FROM @extschema@.capture_failure f
+                             WHERE f.source = origin AND f.failed_at > clock_timestamp() - interval '1 minute');
+BEGIN
+    INSERT INTO @extschema@.capture_failure (source, operation, signal_ids, error_code, error_message)
+    SELECT origin, operation, keys[first : first + 9999], code, message
+    FROM generate_series(1, greatest(cardinality(keys), 1), 10000) first;
+    IF NOT quiet THEN -- once a minute and table: a broken mapping under load must not flood the log
+        RAISE WARNING USING
+            ERRCODE = code,
+            MESSAGE = format('%s of "%s" not captured: %s', operation, origin, message),
+            DETAIL = format('%s signal ids are kept in capture_failure', cardinality(keys)),
+            HINT = format('mend the rows or the view, then SELECT @extschema@.backfill_signals(%L)', origin);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _capture_failed(text, text, text[], text, text) IS 'Keeps the ids of signals that could not be captured, and warns at most once a minute';
+REVOKE ALL ON FUNCTION _capture_failed(text, text, text[], text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_failed(text, text, text[], text, text) TO pg_finetune_admin;
+
+CREATE FUNCTION _set_faulty_aside(origin text, operation text, signals captured_signal[], strict boolean) RETURNS text[]
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    faulty text[] := '{}';
+    same record;
+    fresh text[];
+BEGIN
+    FOR same IN SELECT f.fault, array_agg(f.signal_id) AS ids FROM @extschema@._signal_faults(signals) f GROUP BY f.fault LOOP
+        IF strict THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('signal cannot be captured: %s', same.fault),
+                DETAIL = format('signal_id %s of "%s"', array_to_string(same.ids[1:10], ', '), origin),
+                HINT = format('mend the row, or capture "%s" with on_error => ''warn'' to set such rows aside', origin);
+        END IF;
+        faulty := faulty || same.ids;
+        fresh := ARRAY(SELECT i FROM unnest(same.ids) i WHERE NOT EXISTS (
+            SELECT FROM @extschema@.capture_failure f
+            WHERE f.source = origin AND f.healed_at IS NULL AND f.error_message = same.fault AND i = ANY (f.signal_ids)));
+        IF cardinality(fresh) > 0 THEN
+            PERFORM @extschema@._capture_failed(origin, operation, fresh, '22023', same.fault);
+        END IF;
+    END LOOP;
+    RETURN faulty;
+END
+$$;
+COMMENT ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) IS 'Keeps signals that must not be stored in capture_failure, each once, and returns their ids; strict = refuses the statement instead';
+REVOKE ALL ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) TO pg_finetune_admin;
+
+CREATE FUNCTION _remove_vanished(origin text, keys text[], signals captured_signal[]) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM @extschema@.training_data_point t
+    WHERE t.source = origin AND t.signal_id = ANY (keys) AND NOT t.used_for_training
+      AND (t.user_id, t.signal_id) NOT IN (SELECT s.user_id, s.signal_id FROM unnest(signals) s WHERE s.user_id IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION _remove_vanished(text, text[], captured_signal[]) IS 'Removes data points that the view no longer shows and no dataset has learned from; the log keeps what was shown';
+REVOKE ALL ON FUNCTION _remove_vanished(text, text[], captured_signal[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _remove_vanished(text, text[], captured_signal[]) TO pg_finetune_admin;
+
+CREATE FUNCTION _capture(origin text, operation text, keys text[], OUT written bigint, OUT faulty text[])
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    src @extschema@.capture_source;
+    replay boolean := operation = 'BACKFILL';
+    part text[];
+    signals @extschema@.captured_signal[];
+    bad text[];
+BEGIN
+    SELECT * INTO src FROM @extschema@.capture_source c WHERE c.name = origin;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('capture source "%s" does not exist', origin);
+    END IF;
+    PERFORM @extschema@._require_trust(src.relation, src.via);
+    written := 0;
+    faulty := '{}';
+    FOR start IN 1 .. cardinality(keys) BY 1000 LOOP -- bounds memory, whatever the size of the statement
+        part := keys[start : start + 999];
+        signals := @extschema@._read_signals(src.via, src.columns, part);
+        IF operation <> 'INSERT' THEN
+            PERFORM @extschema@._remove_vanished(origin, part, signals);
+        END IF;
+        bad := @extschema@._set_faulty_aside(origin, operation, signals, src.on_error = 'abort' AND NOT replay);
+        IF cardinality(bad) > 0 THEN
+            signals := ARRAY(SELECT s FROM unnest(signals) s WHERE s.signal_id <> ALL (bad));
+            faulty := faulty || bad;
+        END IF;
+        PERFORM @extschema@._log_signals(origin, signals, replay);
+        written := written + @extschema@._point_signals(origin, signals);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _capture(text, text, text[]) IS 'Brings data points and log in line with what the view shows for these keys; called by the generated triggers and by backfill_signals()';
+REVOKE ALL ON FUNCTION _capture(text, text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture(text, text, text[]) TO pg_finetune_admin;

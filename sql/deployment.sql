@@ -1,0 +1,169 @@
+-- What serves users outside experiments: an append-only log, its history, and the way back.
+
+CREATE FUNCTION served_at(at timestamptz) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT d.model_id FROM @extschema@.deployment d
+         WHERE served_at.at IS NULL OR d.deployed_at <= served_at.at
+         ORDER BY d.id DESC LIMIT 1),
+        'base');
+END
+$$;
+COMMENT ON FUNCTION served_at IS 'Model that served users outside experiments at that moment (NULL = now)';
+REVOKE ALL ON FUNCTION served_at FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION served_at TO pg_finetune_app, pg_finetune_analyst;
+
+CREATE VIEW deployment_history AS
+SELECT d.id, d.model_id, d.action, d.reason, d.experiment, d.deployed_by, d.deployed_at,
+       pg_catalog.lead(d.deployed_at) OVER later AS served_until,
+       pg_catalog.lead(d.id) OVER later IS NULL AS live
+FROM @extschema@.deployment d
+WINDOW later AS (ORDER BY d.id)
+ORDER BY d.id;
+COMMENT ON VIEW deployment_history IS 'What served users outside experiments, from when to when, by whom and why; before the first row: base';
+GRANT SELECT ON deployment_history TO pg_finetune_app, pg_finetune_analyst, pg_finetune_admin;
+
+CREATE FUNCTION _require_model(model text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM @extschema@.model m WHERE m.id = _require_model.model) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = format('model "%s" does not exist', model),
+            DETAIL = 'Models come from fine-tuning jobs; "base" is always there.',
+            HINT = 'See them with: SELECT id, provider, created_at FROM @extschema@.model ORDER BY created_at;';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _require_model IS 'Refuses a model that is not registered';
+REVOKE ALL ON FUNCTION _require_model FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _require_model TO pg_finetune_admin;
+
+CREATE FUNCTION _require_passed_gate(model text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    last_verdict text;
+BEGIN
+    IF EXISTS (SELECT FROM @extschema@.model_evaluation v
+               WHERE v.model_id = _require_passed_gate.model AND v.verdict = 'passed') THEN
+        RETURN;
+    END IF;
+    SELECT format('%s against "%s": %s', v.verdict, v.against, v.reason) INTO last_verdict
+    FROM @extschema@.model_evaluation v
+    WHERE v.model_id = _require_passed_gate.model
+    ORDER BY v.evaluated_at DESC LIMIT 1;
+    RAISE EXCEPTION USING
+        ERRCODE = 'object_not_in_prerequisite_state',
+        MESSAGE = format('model "%s" has not passed the gate', model),
+        DETAIL = coalesce('Its last evaluation: ' || last_verdict || '.', 'It was never evaluated.'),
+        HINT = format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model);
+END
+$$;
+COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed evaluation: no user may see it';
+REVOKE ALL ON FUNCTION _require_passed_gate FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _require_passed_gate TO pg_finetune_admin;
+
+CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    deployment_id bigint;
+    others text;
+BEGIN
+    -- One writer at a time, so that ids and times agree about what came last.
+    LOCK TABLE @extschema@.deployment IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO @extschema@.deployment (model_id, action, reason, experiment)
+    VALUES (model, action, reason, experiment)
+    RETURNING id INTO deployment_id;
+    SELECT string_agg(quote_ident(e.name), ', ' ORDER BY e.name) INTO others
+    FROM @extschema@.experiment e WHERE e.status = 'running';
+    IF others IS NOT NULL THEN
+        RAISE NOTICE USING
+            MESSAGE = format('users in running experiments keep the models of their arms: %s', others),
+            HINT = 'SELECT @extschema@.stop_experiment(name) gives them the deployed model.';
+    END IF;
+    RETURN deployment_id;
+END
+$$;
+COMMENT ON FUNCTION _record_deployment IS 'Appends one row to the deployment log';
+REVOKE ALL ON FUNCTION _record_deployment FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _record_deployment TO pg_finetune_admin;
+
+CREATE FUNCTION deploy_model(model text, reason text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@._require_model(model);
+    -- Models of outside providers have no adapter here that the gate could judge.
+    IF EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = deploy_model.model) THEN
+        PERFORM @extschema@._require_passed_gate(model);
+    END IF;
+    RETURN @extschema@._record_deployment(model, 'deploy', reason, NULL);
+END
+$$;
+COMMENT ON FUNCTION deploy_model IS 'Makes a model serve everybody outside experiments; returns the id of the deployment';
+REVOKE ALL ON FUNCTION deploy_model FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION deploy_model TO pg_finetune_admin;
+
+CREATE FUNCTION _earlier_live_models() RETURNS text[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    live text[] := ARRAY['base']; -- what served, oldest first; a rollback takes back what came after its target
+    earlier text[] := ARRAY[]::text[];
+    step record;
+    position integer;
+BEGIN
+    FOR step IN SELECT d.model_id, d.action FROM @extschema@.deployment d ORDER BY d.id LOOP
+        IF step.action = 'rollback' THEN
+            LOOP
+                live := trim_array(live, 1);
+                EXIT WHEN cardinality(live) = 0 OR live[cardinality(live)] = step.model_id;
+            END LOOP;
+        END IF;
+        IF cardinality(live) = 0 OR live[cardinality(live)] <> step.model_id THEN
+            live := live || step.model_id;
+        END IF;
+    END LOOP;
+    FOR position IN REVERSE cardinality(live) - 1 .. 1 LOOP
+        IF live[position] <> ALL (earlier || live[cardinality(live)]) THEN
+            earlier := earlier || live[position];
+        END IF;
+    END LOOP;
+    RETURN earlier;
+END
+$$;
+COMMENT ON FUNCTION _earlier_live_models IS 'Distinct models that served before the live one, latest first: where rollback_model can go';
+REVOKE ALL ON FUNCTION _earlier_live_models FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _earlier_live_models TO pg_finetune_admin;
+
+CREATE FUNCTION rollback_model(steps integer DEFAULT 1, reason text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    earlier text[];
+BEGIN
+    LOCK TABLE @extschema@.deployment IN SHARE ROW EXCLUSIVE MODE;
+    earlier := @extschema@._earlier_live_models();
+    IF steps IS NULL OR steps NOT BETWEEN 1 AND cardinality(earlier) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('cannot roll back by %s', coalesce(steps::text, 'NULL')),
+            DETAIL = CASE cardinality(earlier)
+                         WHEN 0 THEN format('"%s" is live and nothing else served before it.', @extschema@.served_at(NULL))
+                         ELSE format('Before "%s" served, latest first: %s.',
+                                     @extschema@.served_at(NULL), array_to_string(earlier, ', '))
+                     END,
+            HINT = 'SELECT * FROM @extschema@.deployment_history;';
+    END IF;
+    PERFORM @extschema@._record_deployment(earlier[steps], 'rollback', reason, NULL);
+    RETURN earlier[steps];
+END
+$$;
+COMMENT ON FUNCTION rollback_model IS 'Goes back to the model that served that many changes ago; returns the model now live';
+REVOKE ALL ON FUNCTION rollback_model FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rollback_model TO pg_finetune_admin;

@@ -1,0 +1,150 @@
+-- Whether the numbers of an experiment may be believed: split, leaks, double exposure, what was served, pending items.
+
+CREATE FUNCTION _health_split(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH arms AS (
+        SELECT a.ordinal, a.variant,
+               coalesce((SELECT sum(upper(r) - lower(r)) FROM unnest(a.buckets) r), 0)::float8 AS buckets,
+               (SELECT count(*) FROM @extschema@._exposed_users(_health_split.experiment) u WHERE u.variant = a.variant) AS users
+        FROM @extschema@.experiment_arm a
+        WHERE a.experiment = _health_split.experiment
+          -- Coverage changes leave the proportions alone; the widest phase is the finest picture of them.
+          AND a.phase = (SELECT p.phase FROM @extschema@.experiment_phase p WHERE p.experiment = a.experiment
+                         ORDER BY p.coverage DESC, p.phase DESC LIMIT 1)
+    ), split AS (
+        SELECT c.*, jsonb_object_agg(a.variant, jsonb_build_object('users', a.users,
+                   'expected', round((t.users * a.buckets / nullif(t.buckets, 0))::numeric, 1))) AS detail
+        FROM arms a
+        CROSS JOIN (SELECT sum(users) AS users, sum(buckets) AS buckets,
+                           array_agg(users ORDER BY ordinal) AS observed, array_agg(buckets ORDER BY ordinal) AS weights FROM arms) t
+        CROSS JOIN LATERAL @extschema@._compare_split(t.observed, t.weights) c
+        GROUP BY c.chi_square, c.p, c.p_always, c.smallest_expected
+    )
+    SELECT 'split',
+           CASE WHEN s.smallest_expected IS NULL OR s.smallest_expected < 5 THEN 'not enough data'
+                WHEN least(s.p, s.p_always) < 0.001 THEN 'alarm' ELSE 'ok' END,
+           s.p, s.detail || jsonb_build_object('chi_square', s.chi_square, 'p_always', s.p_always),
+           'p of a sample ratio mismatch. Below 0.001 users are lost or gained in one arm: do not believe the results before the cause is found.'
+    FROM split s;
+END
+$$;
+COMMENT ON FUNCTION _health_split IS 'Users per arm against the promised split';
+REVOKE ALL ON FUNCTION _health_split FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_split TO pg_finetune_analyst;
+
+CREATE FUNCTION _health_exposure(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    exposed record;
+BEGIN
+    SELECT count(*) AS users,
+           count(*) FILTER (WHERE u.variants > 1) AS doubly,
+           count(*) FILTER (WHERE NOT EXISTS (
+               SELECT FROM @extschema@.experiment_arm a
+               WHERE a.experiment = _health_exposure.experiment AND a.variant = u.variant AND NOT isempty(a.buckets))) AS leaked,
+           abs(extract(epoch FROM min(u.first_shown) FILTER (WHERE u.variant = 'base')
+                                - min(u.first_shown) FILTER (WHERE u.variant = 'fineTuned'))) / 86400 AS days_apart
+    INTO exposed
+    FROM @extschema@._exposed_users(_health_exposure.experiment) u;
+    RETURN QUERY VALUES
+        ('users', CASE WHEN exposed.users = 0 THEN 'not enough data' ELSE 'ok' END, exposed.users::float8, NULL::jsonb,
+         'Users in the experiment who were shown something. None: log impressions through capture_signals or record_signal.'),
+        ('leak', CASE WHEN exposed.leaked > 0 THEN 'alarm' ELSE 'ok' END, exposed.leaked::float8, NULL,
+         'Users logged in a variant that no bucket leads to: the application serves something assign_variant never said.'),
+        ('double_exposure',
+         CASE WHEN exposed.users = 0 THEN 'not enough data' WHEN exposed.doubly > 0.01 * exposed.users THEN 'alarm' ELSE 'ok' END,
+         exposed.doubly::float8 / nullif(exposed.users, 0), jsonb_build_object('users', exposed.doubly),
+         'Share of users who saw both variants; they are left out of the results. Above 1 % the user id is not stable.'),
+        ('start',
+         CASE WHEN exposed.days_apart IS NULL THEN 'not enough data' WHEN exposed.days_apart > 1 THEN 'alarm' ELSE 'ok' END,
+         exposed.days_apart::float8, NULL,
+         'Days between the first exposures of the arms. More than one: an arm was switched on late.');
+END
+$$;
+COMMENT ON FUNCTION _health_exposure IS 'Leaks, users who saw both variants, arms that began at different times';
+REVOKE ALL ON FUNCTION _health_exposure FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_exposure TO pg_finetune_analyst;
+
+CREATE FUNCTION _health_served(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH served AS (
+        -- A user's assignment is constant within a phase: one look each is enough.
+        SELECT l.user_id, l.model_variant, l.model_id, min(l.shown_at) AS shown_at, count(*) AS items
+        FROM @extschema@.model_performance_log l
+        WHERE l.experiment = _health_served.experiment
+        GROUP BY l.user_id, l.phase, l.model_variant, l.model_id
+    ), wrong AS (
+        SELECT s.*, a.variant AS assigned, a.model_id AS assigned_model
+        FROM served s
+        CROSS JOIN LATERAL @extschema@._resolve_assignment(s.user_id, _health_served.experiment, s.shown_at) a
+        WHERE (a.variant, a.in_experiment) IS DISTINCT FROM (s.model_variant, true)
+           OR (s.model_id IS NOT NULL AND s.model_id <> a.model_id)
+    )
+    SELECT 'served', CASE WHEN count(*) > 0 THEN 'alarm' ELSE 'ok' END, coalesce(sum(w.items), 0)::float8,
+           (SELECT to_jsonb(f) FROM (SELECT x.user_id, x.shown_at, x.model_variant AS served, x.model_id AS served_model,
+                                            x.assigned, x.assigned_model
+                                     FROM wrong x ORDER BY x.shown_at, x.user_id LIMIT 1) f),
+           'Items whose logged variant or model is not what was assigned at that time; the first is shown. Any: label and model disagree somewhere.'
+    FROM wrong w;
+END
+$$;
+COMMENT ON FUNCTION _health_served IS 'Recomputes every assignment and compares it with what the log says was served';
+REVOKE ALL ON FUNCTION _health_served FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_served TO pg_finetune_analyst;
+
+CREATE FUNCTION _health_pending(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH arms AS (
+        SELECT l.model_variant AS variant, count(*) AS shown, count(*) - count(l.user_action) AS pending
+        FROM @extschema@.model_performance_log l
+        WHERE l.experiment = _health_pending.experiment
+        GROUP BY l.model_variant
+    )
+    SELECT 'pending',
+           CASE WHEN coalesce(min(a.shown), 0) < 100 THEN 'not enough data'
+                WHEN max(a.pending::float8 / a.shown) - min(a.pending::float8 / a.shown) > 0.1 THEN 'alarm' ELSE 'ok' END,
+           sum(a.pending)::float8 / sum(a.shown),
+           jsonb_object_agg(a.variant, a.pending::float8 / a.shown),
+           'Share of shown items nobody acted on yet. More than ten points apart: one arm''s outcomes come later, compare with outcome_window.'
+    FROM arms a;
+END
+$$;
+COMMENT ON FUNCTION _health_pending IS 'Share of items without an outcome, per variant';
+REVOKE ALL ON FUNCTION _health_pending FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_pending TO pg_finetune_analyst;
+
+CREATE FUNCTION experiment_health(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM @extschema@._require_experiment(experiment_health.experiment);
+    RETURN QUERY
+    SELECT * FROM @extschema@._health_exposure(experiment_health.experiment)
+    UNION ALL SELECT * FROM @extschema@._health_split(experiment_health.experiment)
+    UNION ALL SELECT * FROM @extschema@._health_served(experiment_health.experiment)
+    UNION ALL SELECT * FROM @extschema@._health_pending(experiment_health.experiment);
+END
+$$;
+COMMENT ON FUNCTION experiment_health IS 'Whether the results may be believed: one row per check, verdict ok, alarm or not enough data, and what it means';
+REVOKE ALL ON FUNCTION experiment_health FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION experiment_health TO pg_finetune_analyst;

@@ -1,0 +1,172 @@
+-- Class 2 of 3, configuration: small, text keys, reference tables under Citus.
+
+CREATE TABLE model (
+    id          text PRIMARY KEY,
+    base_model  text NOT NULL,
+    provider    text NOT NULL,
+    method      text NOT NULL,
+    dimensions  integer,
+    dataset_id  uuid,
+    job_id      uuid,
+    created_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    retired_at  timestamptz
+);
+COMMENT ON TABLE model IS 'Registry of models. ''base'' is the plain mean of a user''s saved vectors and always there; the others come from jobs';
+COMMENT ON COLUMN model.dataset_id IS 'what it was trained on: dataset.id, whose examples stand in dataset_example';
+INSERT INTO model (id, base_model, provider, method) VALUES ('base', 'the application''s own embeddings', 'builtin', 'none');
+SELECT pg_catalog.pg_extension_config_dump('model', $$WHERE id <> 'base'$$);
+
+CREATE TABLE adapter (
+    model_id   text PRIMARY KEY REFERENCES model (id),
+    dimensions integer NOT NULL CHECK (dimensions BETWEEN 1 AND 16000),
+    matrix     real[] NOT NULL,
+    bias       real[] NOT NULL,
+    gamma      real NOT NULL DEFAULT 0,
+    score_scale  double precision NOT NULL DEFAULT 1,
+    score_offset double precision NOT NULL DEFAULT 0,
+    digest     bytea NOT NULL,
+    report     jsonb NOT NULL DEFAULT '{}',
+    CHECK (pg_catalog.cardinality(matrix) OPERATOR(pg_catalog.=) dimensions * dimensions),
+    CHECK (pg_catalog.cardinality(bias) OPERATOR(pg_catalog.=) dimensions)
+);
+ALTER TABLE adapter ALTER COLUMN matrix SET STORAGE EXTERNAL;
+COMMENT ON TABLE adapter IS 'Weights of models trained by the built-in trainer: query vector q'' = matrix q + bias; immutable once written';
+COMMENT ON COLUMN adapter.matrix IS 'row-major, dimensions x dimensions';
+COMMENT ON COLUMN adapter.gamma IS 'weight of the user''s own negative direction added to the query vector; 0 = off';
+COMMENT ON COLUMN adapter.score_scale IS 'relevance_score = 1 / (1 + exp(-(score_scale * cosine + score_offset)))';
+COMMENT ON COLUMN adapter.digest IS 'sha256 over matrix, bias and gamma: same input, seed and binary give the same digest';
+COMMENT ON COLUMN adapter.report IS 'how it was trained: seed, counts, candidates tried, durations';
+SELECT pg_catalog.pg_extension_config_dump('adapter', '');
+
+CREATE TABLE model_evaluation (
+    model_id          text NOT NULL REFERENCES model (id),
+    against           text NOT NULL REFERENCES model (id),
+    evaluated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    users             integer NOT NULL,
+    examples          integer NOT NULL,
+    base_auc          double precision,
+    auc               double precision,
+    auc_delta         double precision,
+    auc_delta_low     double precision,
+    auc_delta_high    double precision,
+    base_save_rate_10 double precision,
+    save_rate_10      double precision,
+    base_fpr_50       double precision,
+    fpr_50            double precision,
+    base_coverage_10  double precision,
+    coverage_10       double precision,
+    knn3_auc          double precision,
+    popularity_auc    double precision,
+    cold_examples     integer,
+    cold_auc_delta    double precision,
+    cold_auc_delta_high double precision,
+    seed              bigint NOT NULL,
+    verdict           text NOT NULL CHECK (verdict OPERATOR(pg_catalog.=) ANY (ARRAY['passed', 'refused', 'not enough data'])),
+    reason            text NOT NULL,
+    PRIMARY KEY (model_id, against)
+);
+COMMENT ON TABLE model_evaluation IS 'The gate: how each model did on newest actions of users it was never trained on, beside the model it would replace; only verdict ''passed'' may be shown to users';
+COMMENT ON COLUMN model_evaluation.auc_delta_low IS 'lower end of the 90 % paired bootstrap interval over users: the gate asks for more than 0 (one-sided 5 %)';
+COMMENT ON COLUMN model_evaluation.save_rate_10 IS 'share of saved among the ten ranked first, mean over users';
+COMMENT ON COLUMN model_evaluation.fpr_50 IS 'share of the unsaved ranked above the point where half of the saved are found, mean over users';
+COMMENT ON COLUMN model_evaluation.coverage_10 IS 'distinct items in all users'' top ten / items: a model that shows everybody the same has little';
+SELECT pg_catalog.pg_extension_config_dump('model_evaluation', '');
+
+CREATE TABLE experiment (
+    name            text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
+    seed            text NOT NULL UNIQUE,
+    hash_version    smallint NOT NULL DEFAULT 2 CHECK (hash_version OPERATOR(pg_catalog.=) ANY (ARRAY[1, 2])),
+    status          text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'stopped'])),
+    started_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    stopped_at      timestamptz,
+    planned_users   integer NOT NULL DEFAULT 5000 CHECK (planned_users OPERATOR(pg_catalog.>) 0),
+    shipped_variant text,
+    started_by      text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE experiment IS 'A/B tests between models; what each user gets is computed from seed and user id, nothing is written per user';
+COMMENT ON COLUMN experiment.planned_users IS 'number of users at which a decision is expected: tunes the confidence sequence, fixed at start';
+SELECT pg_catalog.pg_extension_config_dump('experiment', '');
+
+CREATE TABLE experiment_phase (
+    experiment text NOT NULL REFERENCES experiment (name),
+    phase      integer NOT NULL,
+    seed       text NOT NULL,
+    coverage   double precision NOT NULL CHECK (coverage BETWEEN 0 AND 1),
+    valid_from timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    valid_to   timestamptz,
+    PRIMARY KEY (experiment, phase)
+);
+COMMENT ON TABLE experiment_phase IS 'History of each experiment''s allocation: one row per change of coverage or weights';
+SELECT pg_catalog.pg_extension_config_dump('experiment_phase', '');
+
+CREATE TABLE experiment_arm (
+    experiment text NOT NULL,
+    phase      integer NOT NULL,
+    ordinal    smallint NOT NULL,
+    variant    text NOT NULL CHECK (variant OPERATOR(pg_catalog.<>) ''),
+    model_id   text NOT NULL REFERENCES model (id),
+    weight     double precision NOT NULL CHECK (weight BETWEEN 0 AND 1),
+    buckets    int4multirange NOT NULL,
+    PRIMARY KEY (experiment, phase, variant),
+    UNIQUE (experiment, phase, ordinal),
+    FOREIGN KEY (experiment, phase) REFERENCES experiment_phase (experiment, phase)
+);
+COMMENT ON TABLE experiment_arm IS 'Variants of each phase: the model each serves and the buckets (of 0..9999) of users who get it; ordinal 0 is the control';
+SELECT pg_catalog.pg_extension_config_dump('experiment_arm', '');
+
+CREATE TABLE experiment_pin (
+    user_id    text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    experiment text NOT NULL REFERENCES experiment (name),
+    variant    text NOT NULL,
+    reason     text,
+    pinned_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (user_id, experiment)
+);
+COMMENT ON TABLE experiment_pin IS 'Users who get a given variant whatever their bucket (testers); they are left out of the analysis';
+SELECT pg_catalog.pg_extension_config_dump('experiment_pin', '');
+
+CREATE TABLE capture_source (
+    name        text PRIMARY KEY,
+    relation    regclass NOT NULL UNIQUE,
+    via         regclass NOT NULL,
+    key_column  name NOT NULL,
+    on_error    text NOT NULL DEFAULT 'warn' CHECK (on_error OPERATOR(pg_catalog.=) ANY (ARRAY['warn', 'abort'])),
+    columns     text[] NOT NULL,
+    attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    attached_by text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE capture_source IS 'Application tables whose changes are captured, and the view that maps each to data points';
+COMMENT ON COLUMN capture_source.columns IS 'columns of the view that are taken';
+SELECT pg_catalog.pg_extension_config_dump('capture_source', '');
+
+CREATE TABLE retraining_schedule (
+    name             text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
+    cron             text NOT NULL,
+    time_zone        text NOT NULL DEFAULT 'UTC',
+    min_new_examples integer NOT NULL DEFAULT 100 CHECK (min_new_examples OPERATOR(pg_catalog.>=) 0),
+    min_first_examples integer NOT NULL DEFAULT 1000 CHECK (min_first_examples OPERATOR(pg_catalog.>=) 0),
+    provider         text NOT NULL DEFAULT 'builtin',
+    base_model       text NOT NULL DEFAULT 'base',
+    method           text NOT NULL DEFAULT 'contrastive',
+    hyperparameters  jsonb NOT NULL DEFAULT '{}',
+    coverage         double precision NOT NULL DEFAULT 1 CHECK (coverage OPERATOR(pg_catalog.>) 0 AND coverage OPERATOR(pg_catalog.<=) 1),
+    enabled          boolean NOT NULL DEFAULT true,
+    next_due_at      timestamptz NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    created_by       text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE retraining_schedule IS 'When to retrain, with what, and how many new examples make it worth while';
+COMMENT ON COLUMN retraining_schedule.min_first_examples IS 'examples wanted before the very first run, when no model has been trained yet';
+COMMENT ON COLUMN retraining_schedule.next_due_at IS 'next tick after the last one handled';
+SELECT pg_catalog.pg_extension_config_dump('retraining_schedule', '');
+
+CREATE TABLE provider_price (
+    provider      text NOT NULL,
+    base_model    text NOT NULL,
+    usd_per_million_training_tokens numeric NOT NULL CHECK (usd_per_million_training_tokens OPERATOR(pg_catalog.>=) 0),
+    as_of         date NOT NULL,
+    quoted_from   text NOT NULL,
+    PRIMARY KEY (provider, base_model)
+);
+COMMENT ON TABLE provider_price IS 'What training costs, as quoted at a date: yours to edit. builtin costs nothing';
+SELECT pg_catalog.pg_extension_config_dump('provider_price', '');

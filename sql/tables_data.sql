@@ -1,0 +1,108 @@
+-- Class 1 of 3, data: keyed by user. user_id leads every primary key and unique index, ids are text or uuid,
+-- no foreign key leaves the class (docs/decisions.md, "three classes of tables").
+
+CREATE TABLE training_data_point (
+    user_id              text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    id                   text NOT NULL DEFAULT pg_catalog.gen_random_uuid()::text,
+    source               text NOT NULL DEFAULT 'api',
+    signal_id            text,
+    chunk_id             text,
+    chunk_content        text NOT NULL,
+    embedding            vector,
+    user_action          text CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
+    actioned_at          timestamptz,
+    relevance_score      double precision,
+    quality_score        double precision,
+    episode_title        text,
+    podcast_title        text,
+    speaker_name         text,
+    surface              text,
+    session_id           text,
+    model_variant        text,
+    model_id             text,
+    position             integer,
+    propensity           double precision,
+    shown_at             timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    changes              integer NOT NULL DEFAULT 0,
+    created_at           timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    used_for_training    boolean NOT NULL DEFAULT false,
+    training_set_version integer,
+    PRIMARY KEY (user_id, id),
+    UNIQUE (user_id, source, signal_id)
+);
+COMMENT ON TABLE training_data_point IS 'What each user did with each item shown: one row per (user, source, signal); user_action NULL = shown, still pending';
+COMMENT ON COLUMN training_data_point.id IS 'source:signal_id for captured rows, random for rows written by hand';
+COMMENT ON COLUMN training_data_point.source IS 'name of the captured table (capture_source.name), or ''api''';
+COMMENT ON COLUMN training_data_point.surface IS 'screen or list that showed the item; saves and skips are only compared within one surface';
+COMMENT ON COLUMN training_data_point.propensity IS 'probability with which the item was shown, in (0, 1]; NULL = unknown';
+COMMENT ON COLUMN training_data_point.changes IS 'how often the user changed a mind already recorded';
+COMMENT ON COLUMN training_data_point.used_for_training IS 'true once a dataset froze this row; training_set_version says which last';
+CREATE INDEX training_data_point_new ON training_data_point (user_id, actioned_at) WHERE NOT used_for_training AND user_action IS NOT NULL;
+SELECT pg_catalog.pg_extension_config_dump('training_data_point', '');
+
+CREATE TABLE model_performance_log (
+    user_id         text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    source          text NOT NULL DEFAULT 'api',
+    signal_id       text NOT NULL,
+    model_variant   text NOT NULL DEFAULT 'base',
+    model_id        text,
+    experiment      text,
+    phase           integer,
+    user_action     text CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
+    relevance_score double precision,
+    surface         text,
+    session_id      text,
+    position        integer,
+    propensity      double precision,
+    shown_at        timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    actioned_at     timestamptz,
+    PRIMARY KEY (user_id, source, signal_id)
+);
+COMMENT ON TABLE model_performance_log IS 'Every impression with the variant and model that served it, and what the user then did: the input of all metrics';
+COMMENT ON COLUMN model_performance_log.experiment IS 'experiment that assigned the variant at shown_at; NULL = none ran, or the user was not in it';
+COMMENT ON COLUMN model_performance_log.phase IS 'experiment_phase.phase at shown_at';
+CREATE INDEX model_performance_log_experiment ON model_performance_log (experiment, phase, shown_at);
+SELECT pg_catalog.pg_extension_config_dump('model_performance_log', '');
+
+CREATE TABLE dataset_example (
+    user_id         text NOT NULL,
+    dataset_id      uuid NOT NULL,
+    id              text NOT NULL,
+    chunk_id        text,
+    chunk_content   text NOT NULL,
+    content_hash    bytea NOT NULL,
+    embedding       vector,
+    user_action     text NOT NULL CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
+    label           boolean NOT NULL,
+    evidence        text NOT NULL CHECK (evidence OPERATOR(pg_catalog.=) ANY (ARRAY['good', 'bad', 'mistake'])),
+    weight          double precision NOT NULL DEFAULT 1 CHECK (weight OPERATOR(pg_catalog.>) 0),
+    split           text NOT NULL CHECK (split OPERATOR(pg_catalog.=) ANY (ARRAY['train', 'test'])),
+    relevance_score double precision,
+    surface         text,
+    session_id      text,
+    context         text,
+    shown_at        timestamptz NOT NULL,
+    actioned_at     timestamptz NOT NULL,
+    PRIMARY KEY (user_id, dataset_id, id)
+);
+COMMENT ON TABLE dataset_example IS 'Frozen examples of each dataset: copies, so that later changes and deletions of signals do not change what a model was trained on (forget_user does remove them)';
+COMMENT ON COLUMN dataset_example.id IS 'training_data_point.id of the same user';
+COMMENT ON COLUMN dataset_example.label IS 'true = positive (by default saved and snipped), false = negative';
+COMMENT ON COLUMN dataset_example.evidence IS 'good = positive, bad = negative, mistake = the score said the opposite of what the user did';
+COMMENT ON COLUMN dataset_example.split IS 'train = older, test = newest; the same chunk text never stands on both sides';
+COMMENT ON COLUMN dataset_example.context IS 'titles and speaker in one line, for text formats';
+CREATE INDEX dataset_example_dataset ON dataset_example (dataset_id, user_id, id);
+SELECT pg_catalog.pg_extension_config_dump('dataset_example', '');
+
+CREATE TABLE satisfaction_survey (
+    user_id     text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    id          uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    experiment  text,
+    variant     text,
+    score       smallint NOT NULL CHECK (score BETWEEN 1 AND 5),
+    comment     text,
+    answered_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (user_id, id)
+);
+COMMENT ON TABLE satisfaction_survey IS 'Answers to "how well did these suggestions fit?", 1 (not at all) to 5 (very well), with the variant that served the user at that time';
+SELECT pg_catalog.pg_extension_config_dump('satisfaction_survey', '');

@@ -1,0 +1,157 @@
+-- Class 3 of 3, state of this node: identities and leases are fine here, no other class refers to it.
+
+CREATE TABLE installation (
+    system_identifier bigint NOT NULL,
+    database_oid      oid NOT NULL,
+    adopted_at        timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    worker_paused     boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (system_identifier, database_oid)
+);
+COMMENT ON TABLE installation IS 'Which database this is. In a restored or cloned copy a row of another database stands here, and the worker does nothing until adopt_database()';
+INSERT INTO installation (system_identifier, database_oid)
+SELECT s.system_identifier, d.oid
+FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+SELECT pg_catalog.pg_extension_config_dump('installation', '');
+
+CREATE TABLE dataset (
+    id            uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    name          text NOT NULL CHECK (name OPERATOR(pg_catalog.<>) ''),
+    version       integer NOT NULL,
+    dimensions    integer,
+    positive      text[] NOT NULL,
+    split_at      timestamptz,
+    seed          bigint NOT NULL,
+    examples      bigint NOT NULL,
+    users         bigint NOT NULL,
+    report        jsonb NOT NULL,
+    digest        bytea NOT NULL,
+    created_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    created_by    text NOT NULL DEFAULT current_user,
+    UNIQUE (name, version)
+);
+COMMENT ON TABLE dataset IS 'Frozen datasets: same name again = next version';
+COMMENT ON COLUMN dataset.version IS 'the training_set_version that its data points carry';
+COMMENT ON COLUMN dataset.report IS 'what was taken and what was left out, with counts and warnings';
+COMMENT ON COLUMN dataset.digest IS 'sha256 over the sorted example ids, labels and splits';
+SELECT pg_catalog.pg_extension_config_dump('dataset', '');
+
+CREATE SEQUENCE fencing_token;
+COMMENT ON SEQUENCE fencing_token IS 'every claim of a job takes the next number; a write with an older number touches nothing';
+SELECT pg_catalog.pg_extension_config_dump('fencing_token', '');
+
+CREATE TABLE fine_tuning_job (
+    id               uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    dataset_id       uuid NOT NULL REFERENCES dataset (id),
+    provider         text NOT NULL,
+    base_model       text NOT NULL,
+    method           text NOT NULL,
+    hyperparameters  jsonb NOT NULL DEFAULT '{}',
+    seed             bigint NOT NULL,
+    state            text NOT NULL DEFAULT 'pending' CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY[
+                         'pending', 'uploading', 'validating', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired'])),
+    stage            text NOT NULL DEFAULT 'waiting for a worker',
+    progress         double precision NOT NULL DEFAULT 0 CHECK (progress BETWEEN 0 AND 1),
+    step             bigint NOT NULL DEFAULT 0,
+    steps            bigint,
+    loss             double precision,
+    validation_auc   double precision,
+    attempt          integer NOT NULL DEFAULT 0,
+    max_attempts     integer NOT NULL DEFAULT 5 CHECK (max_attempts OPERATOR(pg_catalog.>) 0),
+    token            bigint,
+    holder_pid       integer,
+    holder_started   timestamptz,
+    lease_expires_at timestamptz,
+    due_at           timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    deadline_at      timestamptz NOT NULL,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    error_code       text,
+    error_message    text,
+    error_hint       text,
+    model_id         text,
+    owner            text NOT NULL DEFAULT current_user,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    started_at       timestamptz,
+    finished_at      timestamptz
+);
+COMMENT ON TABLE fine_tuning_job IS 'Jobs: one attempt chain to train one model on one dataset; read the view fine_tuning_jobs';
+COMMENT ON COLUMN fine_tuning_job.token IS 'fencing token of the worker that holds the job; NULL = nobody';
+COMMENT ON COLUMN fine_tuning_job.holder_pid IS 'backend that holds the job; with holder_started it tells a dead holder from a live one';
+COMMENT ON COLUMN fine_tuning_job.lease_expires_at IS 'without a heartbeat until then another worker takes over';
+COMMENT ON COLUMN fine_tuning_job.due_at IS 'not before: later than now after a failed attempt';
+CREATE INDEX fine_tuning_job_open ON fine_tuning_job (due_at)
+    WHERE state OPERATOR(pg_catalog.<>) ALL (ARRAY['succeeded', 'failed', 'cancelled', 'expired']);
+CREATE UNIQUE INDEX fine_tuning_job_one_open ON fine_tuning_job (dataset_id, provider, base_model, method, hyperparameters, seed)
+    WHERE state OPERATOR(pg_catalog.<>) ALL (ARRAY['succeeded', 'failed', 'cancelled', 'expired']);
+SELECT pg_catalog.pg_extension_config_dump('fine_tuning_job', '');
+
+CREATE TABLE fine_tuning_event (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job_id  uuid NOT NULL REFERENCES fine_tuning_job (id) ON DELETE CASCADE,
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    level   text NOT NULL DEFAULT 'info' CHECK (level OPERATOR(pg_catalog.=) ANY (ARRAY['info', 'warning', 'error'])),
+    message text NOT NULL,
+    data    jsonb
+);
+COMMENT ON TABLE fine_tuning_event IS 'What happened to each job, oldest first';
+CREATE INDEX fine_tuning_event_job ON fine_tuning_event (job_id, id);
+SELECT pg_catalog.pg_extension_config_dump('fine_tuning_event', '');
+SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('fine_tuning_event', 'id')::pg_catalog.regclass, '');
+
+CREATE TABLE retraining_run (
+    schedule    text NOT NULL,
+    due_at      timestamptz NOT NULL,
+    state       text NOT NULL CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'ran', 'skipped', 'missed', 'failed'])),
+    stage       text NOT NULL,
+    reason      text,
+    new_examples bigint,
+    dataset_id  uuid,
+    job_id      uuid,
+    model_id    text,
+    experiment  text,
+    started_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    finished_at timestamptz,
+    PRIMARY KEY (schedule, due_at)
+);
+COMMENT ON TABLE retraining_run IS 'Every tick of every schedule: ran, skipped because ..., missed (caught up once), failed because ...';
+SELECT pg_catalog.pg_extension_config_dump('retraining_run', '');
+
+CREATE TABLE deployment (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model_id    text NOT NULL,
+    action      text NOT NULL CHECK (action OPERATOR(pg_catalog.=) ANY (ARRAY['deploy', 'rollback'])),
+    reason      text,
+    experiment  text,
+    deployed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    deployed_by text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE deployment IS 'Append-only log of what serves users outside experiments; the last row is live, no row = base';
+SELECT pg_catalog.pg_extension_config_dump('deployment', '');
+SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('deployment', 'id')::pg_catalog.regclass, '');
+
+CREATE TABLE rollout_decision (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    experiment text NOT NULL,
+    decision   text NOT NULL CHECK (decision OPERATOR(pg_catalog.=) ANY (ARRAY['continue', 'hold', 'promote', 'roll_back', 'inconclusive'])),
+    reason     text NOT NULL,
+    inputs     jsonb NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    decided_by text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE rollout_decision IS 'Verdicts on experiments with the numbers they were taken on, so that each can be replayed';
+SELECT pg_catalog.pg_extension_config_dump('rollout_decision', '');
+SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('rollout_decision', 'id')::pg_catalog.regclass, '');
+
+CREATE TABLE capture_failure (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source      text NOT NULL,
+    operation   text NOT NULL,
+    signal_ids  text[] NOT NULL,
+    error_code  text NOT NULL,
+    error_message text NOT NULL,
+    failed_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    healed_at   timestamptz
+);
+COMMENT ON TABLE capture_failure IS 'Signals that could not be captured and why; backfill_signals() heals them';
+SELECT pg_catalog.pg_extension_config_dump('capture_failure', '');
+SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('capture_failure', 'id')::pg_catalog.regclass, '');

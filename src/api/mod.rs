@@ -1,0 +1,7 @@
+//! SQL functions by topic; their declarations, comments and grants stand in sql/.
+
+mod experiment;
+mod jobs;
+mod providers;
+mod schedule;
+mod serving;

@@ -1,0 +1,258 @@
+//! One line of JSON per example, in the shapes that providers and trainers read.
+//!
+//! Two families: formats made of single examples put a question to a judge ("would this listener save it?"), formats
+//! made of triplets hold texts only. A text that a format cannot hold is an error that names it, never a gap.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde_json::{json, Value};
+
+use super::triplets::{Group, Negative, PoolText, User};
+use super::{DatasetError, Example, Split};
+
+/// How many earlier saves describe the listener in a question.
+const PROFILE: usize = 5;
+
+const SYSTEM: &str = "You judge whether a listener would save a passage, from what the same listener saved before. Answer yes or no.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Triplet,
+    Pair,
+    CohereRerank,
+    OpenaiChat,
+    OpenaiDpo,
+    BedrockConverse,
+    Anthropic,
+    Raw,
+}
+
+impl Format {
+    pub const NAMES: [&'static str; 8] =
+        ["triplet", "pair", "cohere_rerank", "openai_chat", "openai_dpo", "bedrock_converse", "anthropic", "raw"];
+    const ALL: [Self; 8] = [
+        Self::Triplet,
+        Self::Pair,
+        Self::CohereRerank,
+        Self::OpenaiChat,
+        Self::OpenaiDpo,
+        Self::BedrockConverse,
+        Self::Anthropic,
+        Self::Raw,
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Whether its lines come from triplets rather than from single examples.
+    pub fn of_triplets(self) -> bool {
+        matches!(self, Self::Triplet | Self::Pair | Self::CohereRerank)
+    }
+}
+
+impl FromStr for Format {
+    type Err = DatasetError;
+
+    fn from_str(name: &str) -> Result<Self, DatasetError> {
+        let found = Self::ALL.into_iter().find(|f| f.name() == name);
+        found.ok_or_else(|| DatasetError::unknown("format", name, &Self::NAMES))
+    }
+}
+
+/// The lines of one positive with its negatives.
+pub fn group_lines(
+    format: Format,
+    user: &User,
+    pool: &[PoolText],
+    group: &Group,
+) -> Result<Vec<String>, DatasetError> {
+    let text = |i: usize| text_of(format, user.user_id(), &user.examples()[i]);
+    let (anchor, positive) = (text(group.anchor)?, text(group.positive)?);
+    let mut negatives = Vec::with_capacity(group.negatives.len());
+    for negative in &group.negatives {
+        negatives.push(match *negative {
+            Negative::Own(i) => text(i)?,
+            Negative::Mined(i) => pool[i].text.as_str(),
+        });
+    }
+    Ok(match format {
+        Format::Triplet => negatives.iter().map(|negative| line(&TripletLine { anchor, positive, negative })).collect(),
+        Format::Pair => vec![line(&PairLine { anchor, positive })],
+        Format::CohereRerank => {
+            vec![line(&RerankLine { query: anchor, relevant_passages: [positive], hard_negatives: &negatives })]
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// A user whose examples of one side become one line each. The newest saves of the train side describe the listener
+/// in every question: on the test side, too, the past explains what came later.
+pub struct Listener {
+    user_id: String,
+    examples: Vec<Example>,
+    lines: Vec<usize>,
+    newest_saves: Vec<usize>,
+}
+
+impl Listener {
+    pub fn new(user_id: String, examples: Vec<Example>, split: Split) -> Self {
+        let indices = |wanted: &dyn Fn(&Example) -> bool| (0..examples.len()).filter(|&i| wanted(&examples[i])).collect();
+        let lines = indices(&|e| e.split == split.name());
+        let known = Split::Train.name();
+        let mut saves: Vec<usize> = indices(&|e| e.label && e.split == known && !e.text.trim().is_empty());
+        let newest_first = |&a: &usize, &b: &usize| {
+            let (a, b): (&Example, &Example) = (&examples[a], &examples[b]);
+            b.actioned_at.cmp(&a.actioned_at).then_with(|| a.id.cmp(&b.id))
+        };
+        saves.sort_by(newest_first);
+        saves.truncate(PROFILE + 1); // one more, for the question about one of them
+        Self { user_id, examples, lines, newest_saves: saves }
+    }
+
+    /// Number of lines, one per example of the side.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// The `number`-th line.
+    pub fn line(&self, format: Format, number: usize) -> Result<String, DatasetError> {
+        let index = self.lines[number];
+        let example = &self.examples[index];
+        if format == Format::Raw {
+            return Ok(line(&RawLine::new(&self.user_id, example)));
+        }
+        let question = self.question(format, index)?;
+        let (answer, opposite) = if example.label { ("yes", "no") } else { ("no", "yes") };
+        Ok(match format {
+            Format::OpenaiDpo => json!({
+                "input": {"messages": [message("system", SYSTEM), message("user", &question)]},
+                "preferred_output": [message("assistant", answer)],
+                "non_preferred_output": [message("assistant", opposite)],
+            }),
+            Format::BedrockConverse => json!({
+                "schemaVersion": "bedrock-conversation-2024",
+                "system": [{"text": SYSTEM}],
+                "messages": [
+                    {"role": "user", "content": [{"text": question}]},
+                    {"role": "assistant", "content": [{"text": answer}]},
+                ],
+            }),
+            Format::Anthropic => json!({
+                "system": SYSTEM,
+                "messages": [message("user", &question), message("assistant", answer)],
+            }),
+            _ => json!({
+                "messages": [message("system", SYSTEM), message("user", &question), message("assistant", answer)],
+            }),
+        }
+        .to_string())
+    }
+
+    /// What the judge is asked: the listener's newest other saves, then the passage.
+    fn question(&self, format: Format, index: usize) -> Result<String, DatasetError> {
+        let example = &self.examples[index];
+        let mut question = String::from("This listener saved:\n");
+        let mut saves = self.newest_saves.iter().filter(|&&i| i != index).take(PROFILE).peekable();
+        if saves.peek().is_none() {
+            question.push_str("(nothing else yet)\n");
+        }
+        for &save in saves {
+            question.push_str(&format!("- {}\n", self.examples[save].text.trim()));
+        }
+        question.push_str("\nWould this listener save the following passage?\n");
+        if let Some(context) = &example.context {
+            question.push_str(&format!("[{context}]\n"));
+        }
+        question.push_str(text_of(format, &self.user_id, example)?);
+        Ok(question)
+    }
+}
+
+fn text_of<'a>(format: Format, user_id: &str, example: &'a Example) -> Result<&'a str, DatasetError> {
+    if example.text.trim().is_empty() {
+        return Err(DatasetError::EmptyText {
+            user_id: user_id.to_owned(),
+            id: example.id.clone(),
+            format: format.name(),
+        });
+    }
+    Ok(&example.text)
+}
+
+fn message(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+fn line(row: &impl Serialize) -> String {
+    serde_json::to_string(row).expect("strings and finite numbers always become JSON")
+}
+
+/// Field order is column order for the trainers that read these: anchor, positive, negative.
+#[derive(Serialize)]
+struct TripletLine<'a> {
+    anchor: &'a str,
+    positive: &'a str,
+    negative: &'a str,
+}
+
+#[derive(Serialize)]
+struct PairLine<'a> {
+    anchor: &'a str,
+    positive: &'a str,
+}
+
+#[derive(Serialize)]
+struct RerankLine<'a> {
+    query: &'a str,
+    relevant_passages: [&'a str; 1],
+    hard_negatives: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct RawLine<'a> {
+    user_id: &'a str,
+    id: &'a str,
+    chunk_id: Option<&'a str>,
+    text: &'a str,
+    context: Option<&'a str>,
+    action: &'a str,
+    label: bool,
+    evidence: &'a str,
+    weight: f64,
+    split: &'a str,
+    relevance_score: Option<f64>,
+    surface: Option<&'a str>,
+    session_id: Option<&'a str>,
+    actioned_at: &'a str,
+}
+
+impl<'a> RawLine<'a> {
+    fn new(user_id: &'a str, e: &'a Example) -> Self {
+        Self {
+            user_id,
+            id: &e.id,
+            chunk_id: e.chunk_id.as_deref(),
+            text: &e.text,
+            context: e.context.as_deref(),
+            action: &e.action,
+            label: e.label,
+            evidence: &e.evidence,
+            weight: e.weight,
+            split: &e.split,
+            relevance_score: e.relevance_score,
+            surface: e.surface.as_deref(),
+            session_id: e.session_id.as_deref(),
+            actioned_at: &e.actioned_at,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

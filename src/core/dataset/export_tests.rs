@@ -1,0 +1,163 @@
+use super::*;
+
+const AWKWARD: &str = "line one\nline \"two\"\t\\ naïve 日本語 🦀 \u{2028}\u{7}";
+
+fn example(id: &str, label: bool, text: &str, at: &str) -> Example {
+    Example {
+        id: id.to_owned(),
+        text: text.to_owned(),
+        label,
+        action: if label { "saved" } else { "skipped" }.to_owned(),
+        evidence: if label { "good" } else { "bad" }.to_owned(),
+        weight: 1.0,
+        split: "train".to_owned(),
+        actioned_at: at.to_owned(),
+        ..Example::default()
+    }
+}
+
+fn examples() -> Vec<Example> {
+    vec![
+        example("a", true, "older save", "2026-01-01T00:00:00Z"),
+        example("b", true, AWKWARD, "2026-01-02T00:00:00Z"),
+        example("c", false, "a skip", "2026-01-03T00:00:00Z"),
+        example("d", false, " \n", "2026-01-04T00:00:00Z"),
+    ]
+}
+
+fn user() -> User {
+    User::new("u".to_owned(), examples(), Split::Train, &mut || {})
+}
+
+fn listener(examples: Vec<Example>) -> Listener {
+    Listener::new("u".to_owned(), examples, Split::Train)
+}
+
+fn group(negatives: Vec<Negative>) -> Group {
+    Group { anchor: 0, positive: 1, negatives }
+}
+
+fn parsed(line: &str) -> Value {
+    assert!(!line.contains('\n'), "a line break in a line: {line}");
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn names_of_formats_read_back() {
+    for name in Format::NAMES {
+        assert_eq!(name.parse::<Format>().map(Format::name), Ok(name));
+    }
+    let error = "parquet".parse::<Format>().unwrap_err();
+    assert_eq!(error.to_string(), "format \"parquet\" is unknown");
+    assert!(error.detail().ends_with("anthropic, raw."));
+}
+
+#[test]
+fn awkward_text_comes_back_unchanged_from_every_format() {
+    let examples = examples();
+    for name in Format::NAMES {
+        let format: Format = name.parse().unwrap();
+        let lines = if format.of_triplets() {
+            group_lines(format, &user(), &[], &group(vec![Negative::Own(2)])).unwrap()
+        } else {
+            vec![listener(examples.clone()).line(format, 1).unwrap()]
+        };
+        let value = parsed(&lines[0]);
+        let mut strings = Vec::new();
+        collect(&value, &mut strings);
+        assert!(strings.iter().any(|s| s.ends_with(AWKWARD)), "{name}: {value}");
+    }
+}
+
+fn collect(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::String(s) => into.push(s.clone()),
+        Value::Array(a) => a.iter().for_each(|v| collect(v, into)),
+        Value::Object(o) => o.values().for_each(|v| collect(v, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn triplet_lines_keep_the_order_of_their_columns() {
+    let pool = [PoolText { id: "x".into(), text: "elsewhere".into(), content_hash: vec![1], vector: vec![] }];
+    let lines = group_lines(Format::Triplet, &user(), &pool, &group(vec![Negative::Own(2), Negative::Mined(0)])).unwrap();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with(r#"{"anchor":"older save","positive":"line one\nline"#), "{}", lines[0]);
+    assert!(lines[1].ends_with(r#","negative":"elsewhere"}"#), "{}", lines[1]);
+}
+
+#[test]
+fn a_rerank_line_holds_all_negatives() {
+    let lines = group_lines(Format::CohereRerank, &user(), &[], &group(vec![Negative::Own(2)])).unwrap();
+    let value = parsed(&lines[0]);
+    assert_eq!(value["query"], "older save");
+    assert_eq!(value["relevant_passages"], json!([AWKWARD]));
+    assert_eq!(value["hard_negatives"], json!(["a skip"]));
+}
+
+#[test]
+fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
+    let value = parsed(&listener(examples()).line(Format::OpenaiChat, 1).unwrap());
+    let messages = value["messages"].as_array().unwrap();
+    let roles: Vec<_> = messages.iter().map(|m| m["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["system", "user", "assistant"]);
+    assert_eq!(messages[2]["content"], "yes");
+    let question = messages[1]["content"].as_str().unwrap();
+    assert_eq!(question.matches("naïve").count(), 1);
+    assert!(question.starts_with("This listener saved:\n- older save\n\n"));
+}
+
+#[test]
+fn a_profile_holds_the_newest_saves_of_the_train_side() {
+    let mut all: Vec<Example> =
+        (1..=7).map(|i| example(&format!("s{i}"), true, &format!("save {i}"), &format!("2026-01-0{i}T00:00:00Z"))).collect();
+    all[6].split = "test".to_owned();
+    all.push(example("n", false, "the passage", "2026-01-08T00:00:00Z"));
+    let line = listener(all.clone()).line(Format::OpenaiChat, 6).unwrap();
+    assert!(line.contains(r"- save 6\n- save 5\n- save 4\n- save 3\n- save 2\n\n"), "{line}");
+    assert!(!line.contains("save 7") && !line.contains("save 1"));
+    assert!(line.contains(r#""content":"no""#));
+
+    let test = Listener::new("u".to_owned(), all, Split::Test);
+    assert_eq!(test.len(), 1);
+    let line = test.line(Format::OpenaiChat, 0).unwrap();
+    assert!(line.contains(r"- save 2\n\n") && line.contains(r"passage?\nsave 7"), "{line}");
+}
+
+#[test]
+fn preference_lines_have_one_assistant_message_a_side() {
+    let value = parsed(&listener(examples()).line(Format::OpenaiDpo, 2).unwrap());
+    assert_eq!(value["preferred_output"], json!([{"role": "assistant", "content": "no"}]));
+    assert_eq!(value["non_preferred_output"], json!([{"role": "assistant", "content": "yes"}]));
+    assert_eq!(value["input"]["messages"].as_array().unwrap().len(), 2);
+    assert_eq!(value.as_object().unwrap().len(), 3);
+}
+
+#[test]
+fn bedrock_and_anthropic_lines_alternate_user_and_assistant() {
+    let bedrock = parsed(&listener(examples()).line(Format::BedrockConverse, 2).unwrap());
+    assert_eq!(bedrock["schemaVersion"], "bedrock-conversation-2024");
+    assert_eq!(bedrock["messages"][1]["content"][0]["text"], "no");
+    let anthropic = parsed(&listener(examples()).line(Format::Anthropic, 2).unwrap());
+    assert_eq!(anthropic["messages"][0]["role"], "user");
+    assert_eq!(anthropic["system"], SYSTEM);
+}
+
+#[test]
+fn a_text_that_cannot_be_held_is_named() {
+    let examples = examples();
+    let expected = DatasetError::EmptyText { user_id: "u".into(), id: "d".into(), format: "openai_chat" };
+    assert_eq!(listener(examples.clone()).line(Format::OpenaiChat, 3), Err(expected));
+    let error = group_lines(Format::Triplet, &user(), &[], &group(vec![Negative::Own(3)])).unwrap_err();
+    assert_eq!(error.to_string(), "example \"d\" has no text, which format \"triplet\" needs");
+    assert!(listener(examples.clone()).line(Format::Raw, 3).is_ok());
+}
+
+#[test]
+fn the_context_stands_before_the_passage() {
+    let mut examples = examples();
+    examples[2].context = Some("Show · Episode · Speaker".to_owned());
+    let value = parsed(&listener(examples.clone()).line(Format::OpenaiChat, 2).unwrap());
+    assert!(value["messages"][1]["content"].as_str().unwrap().ends_with("[Show · Episode · Speaker]\na skip"));
+}

@@ -1,0 +1,249 @@
+//! The models that are tried, and which of them is taken to the gate.
+
+use serde::Serialize;
+
+use super::adapter::Adapter;
+use super::error::Error;
+use super::evaluate::{average, measure_queries, scores, Coverage};
+use super::fit::Epoch;
+use super::panel::Panel;
+use super::progress::Watch;
+use super::vectors::Rows;
+
+/// Share of the base's coverage that a model must keep: one that shows everybody the same is no personal one.
+pub(super) const MIN_COVERAGE: f64 = 0.8;
+
+pub(super) struct Candidate {
+    /// `None` = the raw space.
+    pub shrinkage: Option<f64>,
+    pub trained: bool,
+    pub adapter: Adapter,
+}
+
+/// How a candidate did on the selection users.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CandidateReport {
+    pub name: String,
+    /// `None` = vectors as they are; 1 = centred; less = centred and whitened.
+    pub shrinkage: Option<f64>,
+    pub trained: bool,
+    pub gamma: f32,
+    pub auc: Option<f64>,
+    pub coverage_10: Option<f64>,
+    /// Why it could not be chosen.
+    pub refused: Option<String>,
+}
+
+/// What became of the contrastive stage in one space.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainingReport {
+    pub name: String,
+    pub best_epoch: usize,
+    pub epochs: Vec<Epoch>,
+}
+
+pub(super) fn name(shrinkage: Option<f64>, trained: bool, gamma: f32) -> String {
+    let stage = if trained { "trained" } else { "closed" };
+    let name = match shrinkage {
+        None if !trained => "identity".to_owned(),
+        None => format!("{stage} raw"),
+        Some(1.0) => format!("{stage} centred"),
+        Some(shrinkage) => format!("{stage} {shrinkage}"),
+    };
+    if gamma == 0.0 {
+        name
+    } else {
+        format!("{name} gamma {gamma}")
+    }
+}
+
+impl Candidate {
+    pub fn name(&self) -> String {
+        name(self.shrinkage, self.trained, self.adapter.gamma)
+    }
+
+    pub fn is_base(&self) -> bool {
+        self.shrinkage.is_none() && !self.trained && self.adapter.gamma == 0.0
+    }
+
+    fn report(&self) -> CandidateReport {
+        CandidateReport {
+            name: self.name(),
+            shrinkage: self.shrinkage,
+            trained: self.trained,
+            gamma: self.adapter.gamma,
+            auc: None,
+            coverage_10: None,
+            refused: None,
+        }
+    }
+}
+
+pub(super) struct Choice {
+    pub chosen: usize,
+    pub reports: Vec<CandidateReport>,
+}
+
+/// Without enough users to choose on: the closed form, which needs no events.
+pub(super) fn by_default(candidates: &[Candidate], shrinkage: Option<f64>) -> Choice {
+    let is_default = |c: &Candidate| c.shrinkage == shrinkage && !c.trained && c.adapter.gamma == 0.0;
+    Choice {
+        chosen: candidates.iter().position(is_default).unwrap_or(0),
+        reports: candidates.iter().map(Candidate::report).collect(),
+    }
+}
+
+/// The best mean AUC among those that keep the base's coverage; within one standard error of it the closed form, then
+/// the trained one, of the default shrinkage. The first candidate is the base.
+pub(super) fn select(
+    candidates: &[Candidate],
+    default_shrinkage: Option<f64>,
+    panel: &Panel,
+    items: &Rows,
+    coverage: &Coverage,
+    watch: &mut Watch<'_>,
+) -> Result<Choice, Error> {
+    let mut reports = Vec::new();
+    let mut aucs: Vec<Vec<f64>> = Vec::new();
+    let mut base_coverage = 0.0;
+    for (index, candidate) in candidates.iter().enumerate() {
+        let queries = candidate.adapter.queries(&panel.saved_means, &panel.skipped_means);
+        let measures = measure_queries(panel, items, &queries, watch)?;
+        let covered = coverage.of(&queries, watch)?;
+        if index == 0 {
+            base_coverage = covered;
+        }
+        let narrow = covered < MIN_COVERAGE * base_coverage;
+        let refused = narrow
+            .then(|| format!("shows too few different items: coverage {covered:.3}, base has {base_coverage:.3}"));
+        reports.push(CandidateReport {
+            auc: Some(average(&measures, |m| m.auc)),
+            coverage_10: Some(covered),
+            refused,
+            ..candidate.report()
+        });
+        aucs.push(measures.iter().map(|m| m.auc).collect());
+    }
+    let best = best_of(&reports);
+    let simple = |trained| {
+        let fits = |c: &Candidate| c.shrinkage == default_shrinkage && c.trained == trained && c.adapter.gamma == 0.0;
+        candidates.iter().position(fits).filter(|&i| reports[i].refused.is_none())
+    };
+    let close = |&simple: &usize| within_one_standard_error(&aucs[best], &aucs[simple]);
+    let chosen = [simple(false), simple(true)].into_iter().flatten().find(close).unwrap_or(best);
+    Ok(Choice { chosen, reports })
+}
+
+fn best_of(reports: &[CandidateReport]) -> usize {
+    let mut best = 0;
+    for (index, report) in reports.iter().enumerate() {
+        if report.refused.is_none() && report.auc > reports[best].auc {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Paired over users.
+fn within_one_standard_error(best: &[f64], simple: &[f64]) -> bool {
+    let count = best.len() as f64;
+    let gaps: Vec<f64> = best.iter().zip(simple).map(|(b, s)| b - s).collect();
+    let mean = gaps.iter().sum::<f64>() / count;
+    let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    mean <= (variance / count).sqrt()
+}
+
+/// Scale and offset that turn a cosine into the probability of a save: a logistic fit on what the users did.
+pub(super) fn calibrate_scores(adapter: &Adapter, panel: &Panel, items: &Rows) -> (f64, f64) {
+    let queries = adapter.queries(&panel.saved_means, &panel.skipped_means);
+    let mut points: Vec<(f64, bool)> = Vec::new();
+    for (index, member) in panel.members.iter().enumerate() {
+        for list in &member.lists {
+            let cosines = scores(items, queries.row(index), list).into_iter().map(f64::from);
+            points.extend(cosines.zip(list.saved.iter().copied()));
+        }
+    }
+    logistic(&points)
+}
+
+/// Newton's method with smoothed targets (Platt); a falling curve is replaced by a flat one.
+fn logistic(points: &[(f64, bool)]) -> (f64, f64) {
+    let positives = points.iter().filter(|p| p.1).count() as f64;
+    let negatives = points.len() as f64 - positives;
+    let targets = ((positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0));
+    let prior = ((positives + 1.0) / (negatives + 1.0)).ln();
+    let (mut scale, mut offset) = (0.0f64, prior);
+    for _ in 0..100 {
+        let (mut ga, mut gb, mut haa, mut hab, mut hbb) = (0.0, 0.0, 1e-6, 0.0, 1e-6);
+        for &(x, saved) in points {
+            let p = 1.0 / (1.0 + (-(scale * x + offset)).exp());
+            let gap = p - if saved { targets.0 } else { targets.1 };
+            let curve = p * (1.0 - p);
+            ga += gap * x;
+            gb += gap;
+            haa += curve * x * x;
+            hab += curve * x;
+            hbb += curve;
+        }
+        let determinant = haa * hbb - hab * hab;
+        let step = ((hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant);
+        let size = step.0.abs().max(step.1.abs());
+        if !size.is_finite() {
+            return (0.0, prior);
+        }
+        // far from the optimum full steps may overshoot
+        let damping = (20.0 / size).min(1.0);
+        scale -= damping * step.0;
+        offset -= damping * step.1;
+        if size < 1e-9 {
+            break;
+        }
+    }
+    if scale > 0.0 && offset.is_finite() {
+        (scale, offset)
+    } else {
+        (0.0, prior)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logistic_fit_recovers_a_curve() {
+        // at each cosine x the share of saves is 1 / (1 + exp(-(4 x - 1)))
+        let mut points = Vec::new();
+        for step in -10..=10 {
+            let x = f64::from(step) / 10.0;
+            let saves = (1000.0 / (1.0 + (-(4.0 * x - 1.0)).exp())).round() as usize;
+            points.extend((0..1000).map(|i| (x, i < saves)));
+        }
+        let (scale, offset) = logistic(&points);
+        assert!((scale - 4.0).abs() < 0.05 && (offset + 1.0).abs() < 0.05, "{scale} {offset}");
+    }
+
+    #[test]
+    fn logistic_fit_stays_sane_without_signal_or_with_perfect_separation() {
+        let falling: Vec<_> = (0..100).map(|i| (f64::from(i) / 100.0, i < 50)).collect();
+        assert_eq!(logistic(&falling).0, 0.0);
+        let separable: Vec<_> = (0..100).map(|i| (f64::from(i) / 100.0, i >= 50)).collect();
+        let (scale, offset) = logistic(&separable);
+        assert!(scale > 10.0 && scale.is_finite() && offset.is_finite());
+        assert_eq!(logistic(&[]), (0.0, 0.0));
+    }
+
+    #[test]
+    fn the_simpler_one_is_kept_unless_clearly_beaten() {
+        assert!(within_one_standard_error(&[0.6, 0.5, 0.7], &[0.5, 0.6, 0.65]));
+        assert!(!within_one_standard_error(&[0.7, 0.71, 0.69], &[0.5, 0.52, 0.51]));
+        assert!(within_one_standard_error(&[0.5, 0.5], &[0.5, 0.5]));
+    }
+
+    #[test]
+    fn names_tell_candidates_apart() {
+        let names =
+            [name(None, false, 0.0), name(None, true, 0.0), name(Some(1.0), false, 0.0), name(Some(0.7), true, 1.0)];
+        assert_eq!(names, ["identity", "trained raw", "closed centred", "trained 0.7 gamma 1"]);
+    }
+}

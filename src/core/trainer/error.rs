@@ -1,0 +1,55 @@
+//! Why a training run ended without a model.
+
+use std::fmt;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Error {
+    /// A hyperparameter is unknown, of the wrong type or out of its range.
+    Parameter {
+        name: String,
+        reason: String,
+    },
+    /// The input contradicts itself: a caller's mistake, not the data's.
+    Input(String),
+    /// An item's vector cannot be used.
+    Vector {
+        item: String,
+        reason: &'static str,
+    },
+    TooFewEvents {
+        found: usize,
+        needed: usize,
+    },
+    /// Training left the ground it is safe on; the model in use stays.
+    Diverged {
+        candidate: String,
+        reason: String,
+    },
+    TimeLimit {
+        seconds: f64,
+    },
+    /// The observer asked for it.
+    Stopped,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parameter { name, reason } => write!(f, "hyperparameter \"{name}\" {reason}"),
+            Self::Input(reason) => f.write_str(reason),
+            Self::Vector { item, reason } => write!(f, "vector of item \"{item}\" {reason}"),
+            Self::TooFewEvents { found, needed } => {
+                write!(f, "{found} saved and skipped items, at least {needed} are needed")
+            }
+            Self::Diverged { candidate, reason } => {
+                write!(f, "training of candidate \"{candidate}\" was stopped: {reason}")
+            }
+            Self::TimeLimit { seconds } => {
+                write!(f, "training took longer than hyperparameter \"max_seconds\" = {seconds} allows")
+            }
+            Self::Stopped => f.write_str("training was stopped on request"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

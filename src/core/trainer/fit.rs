@@ -1,0 +1,321 @@
+//! The contrastive stage: what is learned on top of a space, by Adam on analytic gradients.
+
+use rand::seq::SliceRandom;
+use rand::RngExt;
+
+use super::adam::Adam;
+use super::error::Error;
+use super::evaluate::auc;
+use super::examples::Examples;
+use super::loss::Objective;
+use super::panel::Panel;
+use super::params::Params;
+use super::progress::{Progress, Watch};
+use super::rng;
+use super::vectors::{add_scaled, dot, norm, normalise, product, Matrix, Rows};
+
+/// Dimensions up to which the residual is a full matrix; beyond, a product of two thin ones.
+const MAX_FULL: usize = 1024;
+const RANK: usize = 32;
+/// Length of a residual that has left the neighbourhood of its start.
+const MAX_NORM: f64 = 10.0;
+/// Share of the first spread of scores below which all items look alike.
+const MIN_SPREAD: f64 = 0.05;
+/// Profiles shorter than this have no direction left once the saved item itself is taken out.
+const MIN_ANCHOR: f64 = 1e-6;
+
+/// D of the score x . (q + D q), as parameters that start at zero effect.
+#[derive(Clone)]
+pub(super) struct Residual {
+    dim: usize,
+    /// 0 = full matrix, else D = U V' with both factors in `parameters`.
+    rank: usize,
+    pub parameters: Vec<f32>,
+}
+
+impl Residual {
+    pub fn new(dim: usize, seed: u64) -> Self {
+        if dim <= MAX_FULL {
+            return Self { dim, rank: 0, parameters: vec![0.0; dim * dim] };
+        }
+        let mut parameters = vec![0.0; 2 * dim * RANK];
+        let (mut rng, scale) = (rng::stream(seed, "low rank"), (12.0 / dim as f64).sqrt());
+        for v in &mut parameters[dim * RANK..] {
+            *v = ((rng.random::<f64>() - 0.5) * scale) as f32;
+        }
+        Self { dim, rank: RANK, parameters }
+    }
+
+    /// U, V' and V of the low-rank form.
+    fn factors(&self) -> (Matrix<'_>, Matrix<'_>) {
+        let (u, v) = self.parameters.split_at(self.dim * self.rank);
+        (Matrix::new(u, self.dim, self.rank), Matrix::new(v, self.dim, self.rank))
+    }
+
+    /// z = q + D q for every row.
+    pub fn apply(&self, q: &[f32], z: &mut [f32]) {
+        let rows = q.len() / self.dim;
+        let anchors = Matrix::new(q, rows, self.dim);
+        z.copy_from_slice(q);
+        if self.rank == 0 {
+            let d = Matrix::new(&self.parameters, self.dim, self.dim);
+            return product(1.0, anchors, d.transposed(), 1.0, z);
+        }
+        let (u, v) = self.factors();
+        let mut thin = vec![0.0; rows * self.rank];
+        product(1.0, anchors, v, 0.0, &mut thin);
+        product(1.0, Matrix::new(&thin, rows, self.rank), u.transposed(), 1.0, z);
+    }
+
+    /// Gradient of the loss with respect to the parameters, from its gradient with respect to every z.
+    pub fn gradient(&self, q: &[f32], gz: &[f32], lambda: f32, out: &mut [f32]) {
+        let rows = q.len() / self.dim;
+        let (anchors, pull) = (Matrix::new(q, rows, self.dim), Matrix::new(gz, rows, self.dim));
+        out.copy_from_slice(&self.parameters);
+        let decay = 2.0 * lambda;
+        if self.rank == 0 {
+            return product(1.0, pull.transposed(), anchors, decay, out);
+        }
+        let (u, v) = self.factors();
+        let (out_u, out_v) = out.split_at_mut(self.dim * self.rank);
+        let mut thin = vec![0.0; rows * self.rank];
+        product(1.0, anchors, v, 0.0, &mut thin);
+        product(1.0, pull.transposed(), Matrix::new(&thin, rows, self.rank), decay, out_u);
+        product(1.0, pull, u, 0.0, &mut thin);
+        product(1.0, anchors.transposed(), Matrix::new(&thin, rows, self.rank), decay, out_v);
+    }
+
+    /// D itself.
+    pub fn dense(&self) -> Vec<f32> {
+        if self.rank == 0 {
+            return self.parameters.clone();
+        }
+        let (u, v) = self.factors();
+        let mut dense = vec![0.0; self.dim * self.dim];
+        product(1.0, u, v.transposed(), 0.0, &mut dense);
+        dense
+    }
+}
+
+/// What a training run works on: everything in one space.
+pub(super) struct Task<'a> {
+    pub name: &'a str,
+    pub items: &'a Rows,
+    pub examples: &'a Examples,
+    pub validation: &'a Panel,
+    /// Unit profiles of the validation users.
+    pub validation_queries: &'a Rows,
+    pub params: &'a Params,
+    /// Part of the whole run that this training is.
+    pub share: (f64, f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Epoch {
+    pub loss: f64,
+    pub validation_auc: f64,
+}
+
+pub(super) struct Fitted {
+    pub residual: Residual,
+    pub history: Vec<Epoch>,
+    /// 0 = the untrained start was best.
+    pub best_epoch: usize,
+}
+
+impl Task<'_> {
+    /// Trains until the validation AUC stops rising and returns the best state seen, the start included.
+    pub fn fit(&self, watch: &mut Watch<'_>) -> Result<Fitted, Error> {
+        let mut residual = Residual::new(self.items.dim, self.params.seed);
+        let mut trainer = Trainer::new(self, &residual);
+        let start = self.validate(&residual, watch)?;
+        let (mut best, mut best_auc, mut best_epoch) = (residual.clone(), start.auc, 0);
+        let mut history = Vec::new();
+        for epoch in 1..=self.params.epochs {
+            let loss = trainer.epoch(self, &mut residual, epoch, history.last().copied(), watch)?;
+            self.check_state(&residual, loss)?;
+            let now = self.validate(&residual, watch)?;
+            if now.spread < MIN_SPREAD * start.spread {
+                return Err(self.diverged("its scores no longer tell items apart".into()));
+            }
+            history.push(Epoch { loss, validation_auc: now.auc });
+            if now.auc > best_auc + 1e-5 {
+                (best, best_auc, best_epoch) = (residual.clone(), now.auc, epoch);
+            } else if epoch - best_epoch >= self.params.patience {
+                break;
+            }
+        }
+        Ok(Fitted { residual: best, history, best_epoch })
+    }
+
+    fn check_state(&self, residual: &Residual, loss: f64) -> Result<(), Error> {
+        let length = norm(&residual.dense());
+        if !loss.is_finite() || !length.is_finite() {
+            return Err(self.diverged("loss or weights are not finite; a smaller learning_rate may help".into()));
+        }
+        if length > MAX_NORM {
+            return Err(self.diverged(format!(
+                "weights moved by {length:.1}, more than {MAX_NORM}; a smaller learning_rate or a larger lambda may help"
+            )));
+        }
+        Ok(())
+    }
+
+    fn diverged(&self, reason: String) -> Error {
+        Error::Diverged { candidate: self.name.to_owned(), reason }
+    }
+
+    /// Mean AUC over the validation users, and the spread of their scores.
+    fn validate(&self, residual: &Residual, watch: &mut Watch<'_>) -> Result<Validation, Error> {
+        watch.check()?;
+        let mut queries = self.validation_queries.clone();
+        residual.apply(&self.validation_queries.data, &mut queries.data);
+        let (mut sum, mut count, mut first, mut second) = (0.0, 0.0, 0.0, 0.0);
+        for (index, member) in self.validation.members.iter().enumerate() {
+            watch.check()?;
+            let query = queries.row_mut(index);
+            normalise(query);
+            let (mut weighted, mut shown) = (0.0, 0.0);
+            for list in &member.lists {
+                let scores: Vec<f32> = list.items.iter().map(|&i| dot(query, self.items.row(i as usize))).collect();
+                for &score in &scores {
+                    first += f64::from(score);
+                    second += f64::from(score).powi(2);
+                }
+                weighted += auc(&scores, &list.saved) * scores.len() as f64;
+                shown += scores.len() as f64;
+            }
+            sum += weighted / shown;
+            count += shown;
+        }
+        let mean = first / count;
+        let spread = (second / count - mean * mean).max(0.0).sqrt();
+        Ok(Validation { auc: sum / self.validation.members.len() as f64, spread })
+    }
+}
+
+struct Validation {
+    auc: f64,
+    spread: f64,
+}
+
+/// Buffers of one batch and the optimiser: all memory that training needs beside the vectors.
+struct Trainer {
+    /// Sum of the saved vectors of each profile.
+    sums: Rows,
+    order: Vec<u32>,
+    rng: rand_xoshiro::SplitMix64,
+    adam: Adam,
+    batch: usize,
+    anchors: Vec<f32>,
+    queries: Vec<f32>,
+    pulls: Vec<f32>,
+    scores: Vec<f32>,
+    weights: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl Trainer {
+    fn new(task: &Task<'_>, residual: &Residual) -> Self {
+        let (dim, examples) = (task.items.dim, task.examples);
+        let mut sums = Rows::zeros(examples.profiles.len(), dim);
+        for (index, profile) in examples.profiles.iter().enumerate() {
+            let sum = sums.row_mut(index);
+            profile.iter().for_each(|&item| add_scaled(sum, 1.0, task.items.row(item as usize)));
+        }
+        let batch = match examples.len() {
+            count if count < 2048 => (count / 8).max(16).min(task.params.batch_size),
+            _ => task.params.batch_size,
+        }
+        .min(examples.len());
+        Self {
+            sums,
+            order: (0..examples.len() as u32).collect(),
+            rng: rng::stream(task.params.seed, &format!("batches {}", task.name)),
+            adam: Adam::new(task.params.learning_rate, residual.parameters.len()),
+            batch,
+            anchors: vec![0.0; batch * dim],
+            queries: vec![0.0; batch * dim],
+            pulls: vec![0.0; batch * dim],
+            scores: vec![0.0; batch * examples.width],
+            weights: vec![0.0; batch],
+            gradient: vec![0.0; residual.parameters.len()],
+        }
+    }
+
+    /// One pass over the examples in random order, without the last incomplete batch; returns the mean loss.
+    fn epoch(
+        &mut self,
+        task: &Task<'_>,
+        residual: &mut Residual,
+        epoch: usize,
+        last: Option<Epoch>,
+        watch: &mut Watch<'_>,
+    ) -> Result<f64, Error> {
+        let mut order = std::mem::take(&mut self.order);
+        order.shuffle(&mut self.rng);
+        let (batches, mut total) = (order.len() / self.batch, 0.0);
+        for (index, chosen) in order.chunks_exact(self.batch).enumerate() {
+            watch.check()?;
+            total += self.step(task, residual, chosen);
+            let step = ((epoch - 1) * batches + index + 1) as u64;
+            let steps = (task.params.epochs * batches) as u64;
+            let (from, to) = task.share;
+            watch.progress(Progress {
+                stage: task.name,
+                done: from + (to - from) * step as f64 / steps as f64,
+                step,
+                steps,
+                epoch,
+                loss: Some(total / (index + 1) as f64),
+                validation_auc: last.map(|epoch| epoch.validation_auc),
+            })?;
+        }
+        self.order = order;
+        Ok(total / batches as f64)
+    }
+
+    fn step(&mut self, task: &Task<'_>, residual: &mut Residual, chosen: &[u32]) -> f64 {
+        self.forward(task, residual, chosen);
+        let Params { loss, tau, margin, lambda, .. } = *task.params;
+        let loss = Objective { loss, tau, margin }.backward(&mut self.scores, task.examples.width, &self.weights);
+        self.backward(task, chosen);
+        residual.gradient(&self.anchors, &self.pulls, lambda, &mut self.gradient);
+        self.adam.step(&mut residual.parameters, &self.gradient);
+        loss
+    }
+
+    /// Anchors (the user's other saved items), their queries and the scores of all items of the batch.
+    fn forward(&mut self, task: &Task<'_>, residual: &Residual, chosen: &[u32]) {
+        let (dim, examples) = (task.items.dim, task.examples);
+        for (&index, (anchor, weight)) in chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights)) {
+            let (index, positive) = (index as usize, examples.example(index as usize)[0] as usize);
+            anchor.copy_from_slice(self.sums.row(examples.profile[index] as usize));
+            add_scaled(anchor, -1.0, task.items.row(positive));
+            match norm(anchor) < MIN_ANCHOR {
+                true => anchor.fill(0.0),
+                false => normalise(anchor),
+            }
+            *weight = examples.weights[index];
+        }
+        residual.apply(&self.anchors, &mut self.queries);
+        let queries = self.queries.chunks_exact(dim);
+        for ((&index, query), scores) in chosen.iter().zip(queries).zip(self.scores.chunks_exact_mut(examples.width)) {
+            for (&item, score) in examples.example(index as usize).iter().zip(scores) {
+                *score = dot(query, task.items.row(item as usize));
+            }
+        }
+    }
+
+    /// The pull of every score's gradient on its query.
+    fn backward(&mut self, task: &Task<'_>, chosen: &[u32]) {
+        let (dim, examples) = (task.items.dim, task.examples);
+        let gradients = self.scores.chunks_exact(examples.width);
+        for ((&index, pull), gradients) in chosen.iter().zip(self.pulls.chunks_exact_mut(dim)).zip(gradients) {
+            pull.fill(0.0);
+            for (&item, &gradient) in examples.example(index as usize).iter().zip(gradients) {
+                add_scaled(pull, gradient, task.items.row(item as usize));
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What the trainer reads, and its canonical form: checked, normalised and in an order that does not depend on the reader's.
+
+use super::error::Error;
+use super::rng;
+use super::vectors::{norm, Rows};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    Train,
+    Test,
+}
+
+/// What one user did with one item that was shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Event {
+    /// Index into `Input::user_names`.
+    pub user: u32,
+    /// Index into `Input::item_keys`.
+    pub item: u32,
+    pub saved: bool,
+    pub split: Split,
+    /// Which list or screen showed it; 0 = unknown. Saved and skipped items are compared within one surface only.
+    pub surface: u32,
+    /// Microseconds since any fixed day.
+    pub at: i64,
+    /// How much the example counts in training; the profile is a plain mean, as when serving.
+    pub weight: f32,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Input {
+    pub dim: usize,
+    /// One vector of `dim` numbers per item.
+    pub items: Vec<f32>,
+    /// Stable names (a hash of the content, say): they fix the order of all sums.
+    pub item_keys: Vec<String>,
+    pub user_names: Vec<String>,
+    pub events: Vec<Event>,
+    /// Vectors that mean and covariance are taken from; `None` = the items.
+    pub sample: Option<Vec<f32>>,
+}
+
+/// An event without the user it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Action {
+    pub item: u32,
+    pub saved: bool,
+    pub surface: u32,
+    pub at: i64,
+    pub weight: f32,
+}
+
+/// One user's last action on each item, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct User {
+    pub name: String,
+    pub train: Vec<Action>,
+    pub test: Vec<Action>,
+}
+
+impl User {
+    pub fn saved(actions: &[Action]) -> Vec<u32> {
+        actions.iter().filter(|a| a.saved).map(|a| a.item).collect()
+    }
+
+    pub fn skipped(actions: &[Action]) -> Vec<u32> {
+        actions.iter().filter(|a| !a.saved).map(|a| a.item).collect()
+    }
+}
+
+/// The canonical form: unit vectors in order of their keys, users in order of their names.
+pub(super) struct Data {
+    pub items: Rows,
+    pub users: Vec<User>,
+    pub sample: Option<Rows>,
+    pub train_events: usize,
+    pub test_events: usize,
+}
+
+impl Data {
+    pub fn new(input: Input, seed: u64) -> Result<Self, Error> {
+        check_shape(&input)?;
+        let Input { dim, items, item_keys, user_names, events, sample } = input;
+        let item_order = order(&item_keys);
+        let users = group(&events, &order(&user_names), &item_order, &user_names, &item_keys, seed);
+        let mut items = reorder(Rows { dim, data: items }, &item_order);
+        normalise_all(&mut items, |row| item_keys[item_order[row] as usize].clone())?;
+        let sample = sample.map(|data| {
+            let mut sample = Rows { dim, data };
+            normalise_all(&mut sample, |row| format!("row {row} of the sample")).map(|()| sample)
+        });
+        Ok(Self {
+            items,
+            sample: sample.transpose()?,
+            train_events: users.iter().map(|u| u.train.len()).sum(),
+            test_events: users.iter().map(|u| u.test.len()).sum(),
+            users,
+        })
+    }
+}
+
+fn check_shape(input: &Input) -> Result<(), Error> {
+    let wrong = |reason: String| Err(Error::Input(reason));
+    let (dim, items, users) = (input.dim, input.item_keys.len(), input.user_names.len());
+    if dim == 0 || items == 0 || input.items.len() != dim * items {
+        return wrong(format!("{items} items of {dim} dimensions come with {} numbers", input.items.len()));
+    }
+    if input.sample.as_ref().is_some_and(|sample| sample.is_empty() || sample.len() % dim != 0) {
+        return wrong(format!("the sample does not consist of vectors of {dim} dimensions"));
+    }
+    for event in &input.events {
+        if event.user as usize >= users || event.item as usize >= items {
+            return wrong(format!("an event names user {} of {users} and item {} of {items}", event.user, event.item));
+        }
+        if !(event.weight.is_finite() && event.weight > 0.0) {
+            return wrong(format!("an event has weight {}, weights are positive", event.weight));
+        }
+    }
+    Ok(())
+}
+
+/// Indices of the names in ascending order.
+fn order(names: &[String]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..names.len() as u32).collect();
+    order.sort_by(|&a, &b| names[a as usize].cmp(&names[b as usize]));
+    order
+}
+
+fn reorder(rows: Rows, order: &[u32]) -> Rows {
+    if order.is_sorted() {
+        return rows;
+    }
+    rows.gather(order.iter().copied())
+}
+
+fn normalise_all(rows: &mut Rows, name: impl Fn(usize) -> String) -> Result<(), Error> {
+    for index in 0..rows.len() {
+        let row = rows.row_mut(index);
+        let length = norm(row);
+        if !length.is_finite() || length < 1e-30 {
+            let reason = if length.is_finite() { "is zero: it has no direction" } else { "is not finite" };
+            return Err(Error::Vector { item: name(index), reason });
+        }
+        row.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+    Ok(())
+}
+
+fn group(
+    events: &[Event],
+    user_order: &[u32],
+    item_order: &[u32],
+    user_names: &[String],
+    item_keys: &[String],
+    seed: u64,
+) -> Vec<User> {
+    let (user_place, item_place) = (inverse(user_order), inverse(item_order));
+    let mut sorted: Vec<(u32, Split, Action)> = events
+        .iter()
+        .map(|e| {
+            let action = Action {
+                item: item_place[e.item as usize],
+                saved: e.saved,
+                surface: e.surface,
+                at: e.at,
+                weight: e.weight,
+            };
+            (user_place[e.user as usize], e.split, action)
+        })
+        .collect();
+    // The whole event is the key, so that equal keys are equal events and the reader's order cannot matter.
+    sorted.sort_by_key(|&(user, split, a)| {
+        (user, a.item, a.at, split == Split::Test, a.saved, a.surface, a.weight.to_bits())
+    });
+    let mut users: Vec<User> =
+        user_order.iter().map(|&index| User { name: user_names[index as usize].clone(), ..User::default() }).collect();
+    for (index, &(user, split, action)) in sorted.iter().enumerate() {
+        // A changed mind counts once, by its last state: an item skipped first and saved later is never a negative.
+        if sorted.get(index + 1).is_some_and(|next| next.0 == user && next.2.item == action.item) {
+            continue;
+        }
+        match split {
+            Split::Train => users[user as usize].train.push(action),
+            Split::Test => users[user as usize].test.push(action),
+        }
+    }
+    for user in &mut users {
+        // Ties in time are broken by chance, not by what was saved or by the name of the item.
+        let tie = |a: &Action| rng::hash(seed, &["time", &user.name, &item_keys[item_order[a.item as usize] as usize]]);
+        user.train.sort_by_cached_key(|a| (a.at, tie(a)));
+        user.test.sort_by_cached_key(|a| (a.at, tie(a)));
+    }
+    users
+}
+
+fn inverse(order: &[u32]) -> Vec<u32> {
+    let mut place = vec![0; order.len()];
+    for (new, &old) in order.iter().enumerate() {
+        place[old as usize] = new as u32;
+    }
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input() -> Input {
+        let event =
+            |user, item, saved, at| Event { user, item, saved, split: Split::Train, surface: 0, at, weight: 1.0 };
+        Input {
+            dim: 2,
+            items: vec![0.0, 2.0, 3.0, 0.0],
+            item_keys: vec!["b".into(), "a".into()],
+            user_names: vec!["zoe".into(), "adam".into()],
+            events: vec![event(0, 0, true, 5), event(0, 0, false, 3), event(1, 1, true, 1), event(0, 1, false, 9)],
+            sample: None,
+        }
+    }
+
+    #[test]
+    fn order_is_canonical_and_the_last_action_counts() {
+        let data = Data::new(input(), 1).unwrap();
+        assert_eq!(data.items.data, [1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(data.users.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), ["adam", "zoe"]);
+        let zoe: Vec<_> = data.users[1].train.iter().map(|a| (a.item, a.saved)).collect();
+        assert_eq!(zoe, [(1, true), (0, false)]);
+        assert_eq!((data.train_events, data.test_events), (3, 0));
+    }
+
+    #[test]
+    fn bad_input_is_named() {
+        let message = |change: fn(&mut Input)| {
+            let mut bad = input();
+            change(&mut bad);
+            Data::new(bad, 1).err().unwrap().to_string()
+        };
+        assert_eq!(message(|i| i.items[2] = 0.0), "vector of item \"a\" is zero: it has no direction");
+        assert_eq!(message(|i| i.items[0] = f32::NAN), "vector of item \"b\" is not finite");
+        assert!(message(|i| i.events[0].item = 7).contains("item 7 of 2"));
+        assert!(message(|i| i.events[0].weight = 0.0).contains("weight 0"));
+        assert!(message(|i| i.dim = 3).contains("2 items of 3 dimensions"));
+        assert!(message(|i| i.sample = Some(vec![1.0])).contains("sample"));
+    }
+}

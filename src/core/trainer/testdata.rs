@@ -1,0 +1,176 @@
+//! Data for the tests: synthetic feedback with and without a signal, and real feedback where it is at hand.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
+
+use super::evaluate::{average, measure_queries, Measures};
+use super::input::Data;
+use super::panel::{Member, Panel};
+use super::progress::Watch;
+use super::vectors::Rows;
+use super::{rng, Adapter, Event, Input, Split, Unobserved};
+
+pub const DIM: usize = 16;
+
+/// How much of what synthetic users save follows from a taste that the plain mean cannot see.
+#[derive(Clone, Copy)]
+pub enum Signal {
+    Planted,
+    None,
+}
+
+fn gaussian(rng: &mut impl Rng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random::<f64>().max(1e-12), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// Loud dimensions that nobody cares about and quiet ones that decide: the last quarter is new to the model.
+pub fn synthetic(users: usize, signal: Signal, seed: u64) -> Input {
+    let mut rng = rng::stream(seed, "synthetic");
+    let (items, shown) = (40 * DIM, 40);
+    let loud = |d: usize| if d < DIM / 2 { 1.0 } else { 0.25 };
+    let vectors: Vec<f32> = (0..items * DIM).map(|i| (loud(i % DIM) * gaussian(&mut rng) + 0.3) as f32).collect();
+    let mut input = Input {
+        dim: DIM,
+        item_keys: (0..items).map(|i| format!("item {i:05}")).collect(),
+        user_names: (0..users).map(|i| format!("user {i:05}")).collect(),
+        items: vectors,
+        ..Input::default()
+    };
+    for user in 0..users {
+        let taste: Vec<f64> = (0..DIM).map(|d| if d < DIM / 2 { 0.0 } else { gaussian(&mut rng) }).collect();
+        let mut all: Vec<u32> = (0..items as u32).collect();
+        let (chosen, _) = all.partial_shuffle(&mut rng, shown);
+        for (at, &mut item) in chosen.iter_mut().enumerate() {
+            let vector = &input.items[item as usize * DIM..][..DIM];
+            let liking: f64 = vector.iter().zip(&taste).map(|(&v, t)| (f64::from(v) - 0.3) * t).sum();
+            let saved = match signal {
+                Signal::Planted => liking > 0.0,
+                Signal::None => rng.random::<bool>(),
+            };
+            let split = if at < shown * 3 / 4 { Split::Train } else { Split::Test };
+            input.events.push(Event { user: user as u32, item, saved, split, surface: 1, at: at as i64, weight: 1.0 });
+        }
+    }
+    input
+}
+
+/// One of the real data sets; `part` = train is the past, test the future.
+pub struct Real {
+    past: Input,
+    all: Input,
+}
+
+/// Mean AUC, save rate of the top ten and false suggestions over users.
+#[derive(Debug, Clone, Copy)]
+pub struct Truth {
+    pub auc: f64,
+    pub save_rate_10: f64,
+    pub fpr_50: f64,
+}
+
+impl Real {
+    /// `None`, with a word on the test's output, where the data set is not at hand.
+    pub fn load(name: &str) -> Option<Self> {
+        let shared = std::env::var_os("PG_FINETUNE_SHARED")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+        let folder = shared.join("data/feedback").join(name);
+        if !folder.is_dir() {
+            eprintln!("skipped: 1 test on data set {name}, which is not at {}", folder.display());
+            return None;
+        }
+        let (dim, items) = read_npy(&folder.join("embeddings.f16.npy"));
+        let mut actions = String::new();
+        let file = File::open(folder.join("actions.csv.gz")).expect("actions");
+        flate2::read::GzDecoder::new(file).read_to_string(&mut actions).expect("gzip");
+        let item_keys = (0..items.len() / dim).map(|i| format!("{i:06}")).collect();
+        let mut all = Input { dim, items, item_keys, ..Input::default() };
+        let mut users: BTreeMap<&str, u32> = BTreeMap::new();
+        for line in actions.lines().skip(1) {
+            let fields: Vec<&str> = line.split(',').collect();
+            let next = users.len() as u32;
+            let user = *users.entry(fields[0]).or_insert(next);
+            all.events.push(Event {
+                user,
+                item: fields[1].parse().expect("item"),
+                saved: fields[2] == "saved",
+                at: fields[3].replace('-', "").parse().unwrap_or(0),
+                split: if fields[4] == "train" { Split::Train } else { Split::Test },
+                surface: 0,
+                weight: 1.0,
+            });
+        }
+        all.user_names = vec![String::new(); users.len()];
+        users.iter().for_each(|(name, &index)| all.user_names[index as usize] = (*name).to_owned());
+        let mut past = all.clone();
+        past.events.retain(|e| e.split == Split::Train);
+        Some(Self { past, all })
+    }
+
+    /// The past alone, its last 30 % of each user's saved (by time) and skipped (by chance) as the test part.
+    pub fn past(&self, seed: u64) -> Input {
+        let mut past = self.past.clone();
+        past.events.shuffle(&mut rng::stream(seed, "past"));
+        past.events.sort_by_key(|e| (e.user, e.saved, if e.saved { e.at } else { 0 }));
+        for kind in past.events.chunk_by_mut(|a, b| (a.user, a.saved) == (b.user, b.saved)) {
+            let first = kind.len() * 7 / 10;
+            kind[first..].iter_mut().for_each(|e| e.split = Split::Test);
+        }
+        past
+    }
+
+    pub fn all(&self) -> Input {
+        self.all.clone()
+    }
+
+    /// On the future of all users, with profiles from the past.
+    pub fn truth(&self, adapter: &Adapter) -> Truth {
+        let data = Data::new(self.all.clone(), 0).expect("data");
+        let enough = |m: &Member| m.lists.iter().all(|l| l.saved.iter().filter(|&&s| s).count() >= 2);
+        let members = data.users.iter().enumerate().filter_map(|(i, user)| Member::newest(i, user, 3)).filter(enough);
+        let panel = Panel::new(members.collect(), &data.items);
+        let queries = adapter.queries(&panel.saved_means, &panel.skipped_means);
+        let mut observer = Unobserved;
+        let measures: Vec<Measures> =
+            measure_queries(&panel, &data.items, &queries, &mut Watch::new(&mut observer, None)).expect("measures");
+        Truth {
+            auc: average(&measures, |m| m.auc),
+            save_rate_10: average(&measures, |m| m.save_rate_10),
+            fpr_50: average(&measures, |m| m.fpr_50),
+        }
+    }
+}
+
+/// Shape and numbers of a two-dimensional little-endian half-precision array.
+fn read_npy(path: &std::path::Path) -> (usize, Vec<f32>) {
+    let bytes = std::fs::read(path).expect("vectors");
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let text = String::from_utf8_lossy(&bytes[10..header]).into_owned();
+    assert!(text.contains("'<f2'") && text.contains("False"), "{text}");
+    let dim = text.split("'shape': (").nth(1).and_then(|s| s.split([',', ')']).nth(1)).expect("shape");
+    let numbers = bytes[header..].chunks_exact(2).map(|b| half(u16::from_le_bytes([b[0], b[1]])));
+    (dim.trim().parse().expect("columns"), numbers.collect())
+}
+
+fn half(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (bits >> 15, i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    let size = if exponent == 0 {
+        fraction / 1024.0 * 2f32.powi(-14)
+    } else {
+        (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15)
+    };
+    if sign == 1 {
+        -size
+    } else {
+        size
+    }
+}
+
+pub fn rows(data: Vec<f32>, dim: usize) -> Rows {
+    Rows { dim, data }
+}

@@ -1,0 +1,168 @@
+//! Dense rows and the few operations on them that everything else is made of. One thread, fixed order of every sum.
+
+/// Rows per block: small enough to look at interrupts in between, large enough for a fast product.
+pub(super) const BLOCK: usize = 256;
+
+/// Vectors of one length, one after the other.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rows {
+    pub dim: usize,
+    pub data: Vec<f32>,
+}
+
+impl Rows {
+    pub fn zeros(rows: usize, dim: usize) -> Self {
+        Self { dim, data: vec![0.0; rows * dim] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.data.len() / self.dim
+    }
+
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.data[index * self.dim..(index + 1) * self.dim]
+    }
+
+    pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
+        &mut self.data[index * self.dim..(index + 1) * self.dim]
+    }
+
+    pub fn gather(&self, indices: impl Iterator<Item = u32>) -> Self {
+        let mut data = Vec::new();
+        for index in indices {
+            data.extend_from_slice(self.row(index as usize));
+        }
+        Self { dim: self.dim, data }
+    }
+
+    pub fn as_matrix(&self) -> Matrix<'_> {
+        Matrix::new(&self.data, self.len(), self.dim)
+    }
+}
+
+/// A borrowed row-major matrix, possibly read as its transpose.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    strides: (isize, isize),
+}
+
+impl<'a> Matrix<'a> {
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns);
+        Self { data, rows, columns, strides: (columns as isize, 1) }
+    }
+
+    pub fn transposed(self) -> Self {
+        let (row, column) = self.strides;
+        Self { rows: self.columns, columns: self.rows, strides: (column, row), ..self }
+    }
+}
+
+/// out = alpha a b + beta out, `out` being row-major.
+pub(super) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: &mut [f32]) {
+    assert_eq!(a.columns, b.rows);
+    assert_eq!(out.len(), a.rows * b.columns);
+    // SAFETY: the lengths of all three slices were checked against the shapes, and `out` overlaps none of them.
+    unsafe {
+        matrixmultiply::sgemm(
+            a.rows,
+            a.columns,
+            b.columns,
+            alpha,
+            a.data.as_ptr(),
+            a.strides.0,
+            a.strides.1,
+            b.data.as_ptr(),
+            b.strides.0,
+            b.strides.1,
+            beta,
+            out.as_mut_ptr(),
+            b.columns as isize,
+            1,
+        );
+    }
+}
+
+const LANES: usize = 16;
+
+/// Sums in a fixed number of lanes, so that the compiler may use wide registers and the result stays the same.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a_wide, a_rest) = a.as_chunks::<LANES>();
+    let (b_wide, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_wide.iter().zip(b_wide) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+pub(super) fn add_scaled(out: &mut [f32], factor: f32, vector: &[f32]) {
+    for (o, v) in out.iter_mut().zip(vector) {
+        *o += factor * v;
+    }
+}
+
+/// Length in double precision: squares of small or large numbers do not vanish or overflow.
+pub(super) fn norm(vector: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (wide, rest) = vector.as_chunks::<LANES>();
+    for chunk in wide {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(chunk[lane]).powi(2);
+        }
+    }
+    let rest: f64 = rest.iter().map(|&v| f64::from(v).powi(2)).sum();
+    (lanes.iter().sum::<f64>() + rest).sqrt()
+}
+
+/// Scales to length 1; a vector without a direction becomes zero.
+pub(super) fn normalise(vector: &mut [f32]) {
+    let length = norm(vector);
+    let factor = if length > 1e-30 { 1.0 / length } else { 0.0 };
+    for v in vector {
+        *v = (f64::from(*v) * factor) as f32;
+    }
+}
+
+pub(super) fn mean(rows: &Rows, indices: &[u32]) -> Vec<f32> {
+    let mut sum = vec![0.0f64; rows.dim];
+    for &index in indices {
+        for (s, &v) in sum.iter_mut().zip(rows.row(index as usize)) {
+            *s += f64::from(v);
+        }
+    }
+    sum.iter().map(|s| (s / indices.len().max(1) as f64) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_agree_with_the_definition() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]);
+        let mut out = [1.0; 4];
+        product(1.0, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), 1.0, &mut out);
+        assert_eq!(out, [6.0, 12.0, 15.0, 24.0]);
+        let mut gram = [0.0; 9];
+        product(1.0, Matrix::new(&a, 2, 3).transposed(), Matrix::new(&a, 2, 3), 0.0, &mut gram);
+        assert_eq!(gram, [17.0, 22.0, 27.0, 22.0, 29.0, 36.0, 27.0, 36.0, 45.0]);
+    }
+
+    #[test]
+    fn lengths_survive_extreme_numbers() {
+        let mut tiny = [3e-30f32, 4e-30];
+        assert!((norm(&tiny) - 5e-30).abs() < 1e-36);
+        tiny = [3e30, 4e30];
+        normalise(&mut tiny);
+        assert_eq!(tiny, [0.6, 0.8]);
+        let long: Vec<f32> = (0..37).map(|i| i as f32).collect();
+        assert_eq!(dot(&long, &long), (0..37).map(|i| (i * i) as f32).sum::<f32>());
+    }
+}

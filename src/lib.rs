@@ -1,0 +1,40 @@
+//! pg_finetune: what users do with what they are shown becomes a better model, inside Postgres.
+//!
+//! Data flows one way: `api` and `worker` call `pg` and `core`; `core` calls nobody. SQL objects are written by
+//! hand in `sql/`, in the order below; Rust supplies the functions they name.
+
+mod api;
+mod core;
+mod pg;
+mod providers;
+mod worker;
+
+use pgrx::prelude::*;
+
+pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/preamble.sql", name = "preamble", bootstrap);
+extension_sql_file!("../sql/tables_data.sql", name = "tables_data", requires = ["preamble"]);
+extension_sql_file!("../sql/tables_config.sql", name = "tables_config", requires = ["tables_data"]);
+extension_sql_file!("../sql/tables_state.sql", name = "tables_state", requires = ["tables_config"]);
+extension_sql_file!("../sql/providers.sql", name = "providers", requires = ["tables_state"]);
+extension_sql_file!("../sql/assignment.sql", name = "assignment", requires = ["providers"]);
+extension_sql_file!("../sql/deployment.sql", name = "deployment", requires = ["assignment"]);
+extension_sql_file!("../sql/experiment.sql", name = "experiment", requires = ["deployment"]);
+extension_sql_file!("../sql/aggregates.sql", name = "aggregates", requires = ["experiment"]);
+extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["aggregates"]);
+extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["metrics"]);
+extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture"]);
+extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requires = ["capture_api"]);
+extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["capture_people"]);
+extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset"]);
+extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["jobs"]);
+extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["worker"]);
+extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["retraining"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["serving"]);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    pg::settings::define();
+    worker::register();
+}

@@ -1,0 +1,14 @@
+//! Adaptor to Postgres: everything unsafe, and everything that knows a Datum, lives here.
+
+pub mod catalog;
+pub mod errors;
+pub mod foreign;
+pub mod process;
+pub mod session;
+pub mod settings;
+pub mod shared;
+pub mod spi;
+pub mod statement;
+pub mod threads;
+pub mod vector;
+pub mod wake;

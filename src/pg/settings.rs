@@ -1,0 +1,69 @@
+//! Settings `pg_finetune.*`: name, default, who may change it and why that default.
+
+use std::ffi::CString;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// Training processes at one time in the whole server. One: training wants a core to itself.
+pub static MAX_TRAINERS: GucSetting<i32> = GucSetting::<i32>::new(1);
+/// Seconds between looks at all databases for work that nobody announced (a restored dump, COMMIT PREPARED).
+pub static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
+/// Seconds without a heartbeat after which another process may take a job over.
+pub static LEASE: GucSetting<i32> = GucSetting::<i32>::new(30);
+/// Kilobytes of vectors that one training may hold.
+pub static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
+/// Name of the step at which workers wait on an advisory lock: for crash tests only.
+pub static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"pg_finetune.max_trainers",
+        c"Maximum number of training processes in this server.",
+        c"Each also needs a free slot of max_worker_processes.",
+        &MAX_TRAINERS,
+        0,
+        32,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.sweep_interval",
+        c"Time between looks at all databases for work that nobody announced.",
+        c"Ordinary work wakes the worker at commit and does not wait for this.",
+        &SWEEP_INTERVAL,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.lease",
+        c"Time without a heartbeat after which a job is taken over.",
+        c"The write of a process that lost its lease touches nothing.",
+        &LEASE,
+        1,
+        3_600,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.training_memory",
+        c"Memory for the vectors of one training.",
+        c"A dataset that needs more is refused before anything is read.",
+        &TRAINING_MEMORY,
+        1024,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_finetune.failpoint",
+        c"Step at which workers wait while somebody holds an advisory lock.",
+        c"For crash tests; leave empty.",
+        &FAILPOINT,
+        GucContext::Suset,
+        GucFlags::NO_SHOW_ALL,
+    );
+    // SAFETY: a plain call with a static string, in _PG_init on the main thread.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_finetune".as_ptr()) };
+}

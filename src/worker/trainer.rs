@@ -1,0 +1,344 @@
+//! One training: claim, read the dataset, train without any transaction, save model and evaluation at once.
+//! The same dataset, parameters and seed give the same model, so a crash anywhere is mended by starting again.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+use pgrx::JsonB;
+
+use super::{dataset, failpoint};
+use crate::core::trainer::{self, Observer, Params, Progress, Stop};
+use crate::pg::session::{Failure, Session};
+use crate::pg::shared::shared;
+use crate::pg::{process, settings, spi};
+
+/// How often progress is written and the lease renewed.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// A training process: one job, then gone.
+pub fn main(database: u32) -> ! {
+    process::install_signal_handlers();
+    let job = process::extra();
+    process::connect(Some(database));
+    if shared().take_trainer_slot(database, settings::MAX_TRAINERS.get() as usize).is_some() {
+        let session = Session::worker();
+        process::report_activity(&format!("pg_finetune: training job {job}"));
+        if let Ok(Some(schema)) = session.transaction(spi::own_schema) {
+            run(&session, &schema, &job);
+        }
+    }
+    shared().wake_launcher(); // it reaps the slot and announces this database
+    process::exit(process::EXIT_DONE)
+}
+
+/// Trains a job to its end, whatever that is; every outcome is written to the job's row.
+pub fn run(session: &Session, schema: &str, job: &str) {
+    failpoint::reached(session, "due");
+    let Ok(Some(claim)) = session.transaction(|| Claim::take(schema, job)) else {
+        return;
+    };
+    failpoint::reached(session, "claimed");
+    let mut run = Run { session, schema, claim, last_beat: Instant::now(), epoch: (String::new(), 0), end: None };
+    let outcome = run.train();
+    let written = match outcome {
+        Ok(()) => Ok(()),
+        Err(end) => run.record(end),
+    };
+    if let Err(failure) = written {
+        log!("pg_finetune: job {job}: could not record its end: {} ({})", failure.message, failure.code);
+    }
+}
+
+/// A job that this process holds, until its token is outdated.
+struct Claim {
+    job: String,
+    token: i64,
+    dataset: String,
+    hyperparameters: JsonB,
+    seed: i64,
+    model: String,
+}
+
+impl Claim {
+    fn take(schema: &str, job: &str) -> Option<Self> {
+        let query = format!(
+            "SELECT c.token, c.dataset_id::pg_catalog.text, c.hyperparameters, c.seed, c.model_id \
+             FROM {schema}._claim_job($1::pg_catalog.uuid) c WHERE c.token IS NOT NULL"
+        );
+        Spi::connect_mut(|client| {
+            let mut table = client.update(&query, None, &[job.into()])?;
+            table
+                .next()
+                .map(|row| {
+                    Ok::<_, pgrx::spi::Error>(Self {
+                        job: job.to_owned(),
+                        token: row.get(1)?.unwrap_or_default(),
+                        dataset: row.get(2)?.unwrap_or_default(),
+                        hyperparameters: row.get(3)?.unwrap_or(JsonB(serde_json::json!({}))),
+                        seed: row.get(4)?.unwrap_or_default(),
+                        model: row.get(5)?.unwrap_or_default(),
+                    })
+                })
+                .transpose()
+        })
+        .unwrap_or_report()
+    }
+}
+
+/// Why a training did not end in a model.
+enum End {
+    /// Another process holds the job now: nothing of ours may be written.
+    Lost,
+    Cancelled,
+    Expired,
+    /// Trying again would end the same way.
+    Refused {
+        code: &'static str,
+        message: String,
+        hint: &'static str,
+    },
+    /// May pass: tried again later.
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+struct Run<'a> {
+    session: &'a Session,
+    schema: &'a str,
+    claim: Claim,
+    last_beat: Instant,
+    /// Stage and epoch last written to the job's history.
+    epoch: (String, usize),
+    /// Why the observer asked the trainer to stop.
+    end: Option<End>,
+}
+
+impl Run<'_> {
+    fn train(&mut self) -> Result<(), End> {
+        let params = self.params()?;
+        self.check_memory()?;
+        let input = self.read()?;
+        failpoint::reached(self.session, "dataset read");
+        let outcome = match trainer::train(input, &params, self) {
+            Ok(outcome) => outcome,
+            Err(trainer::Error::Stopped) => return Err(self.end.take().unwrap_or(End::Cancelled)),
+            Err(error) => return Err(refusal(&error)),
+        };
+        failpoint::reached(self.session, "trained");
+        let saved = self.session.transaction(|| save(self.schema, &self.claim, &outcome))?;
+        failpoint::reached(self.session, "saved");
+        if saved {
+            Ok(())
+        } else {
+            Err(End::Lost)
+        }
+    }
+
+    fn params(&self) -> Result<Params, End> {
+        let mut object = self.claim.hyperparameters.0.clone();
+        object["seed"] = serde_json::json!(self.claim.seed);
+        Params::from_json(&object).map_err(|error| refusal(&error))
+    }
+
+    /// Refuses a dataset whose vectors would not fit, before any is read.
+    fn check_memory(&self) -> Result<(), End> {
+        let bytes = self.session.transaction(|| vector_bytes(self.schema, &self.claim.dataset))?;
+        let limit = i64::from(settings::TRAINING_MEMORY.get()) * 1024;
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(End::Refused {
+            code: "53200",
+            message: format!(
+                "the dataset's vectors need {} MB, pg_finetune.training_memory allows {} MB",
+                bytes >> 20,
+                limit >> 20
+            ),
+            hint:
+                "Raise pg_finetune.training_memory, or freeze a smaller dataset with create_dataset(..., since => ...).",
+        })
+    }
+
+    fn read(&mut self) -> Result<trainer::Input, End> {
+        let (session, schema, dataset) = (self.session, self.schema, self.claim.dataset.clone());
+        let mut lost = None;
+        let input = dataset::load(session, schema, &dataset, || {
+            check_for_interrupts!();
+            let progress = Progress {
+                stage: "reading the dataset",
+                done: 0.0,
+                step: 0,
+                steps: 0,
+                epoch: 0,
+                loss: None,
+                validation_auc: None,
+            };
+            if self.beat(&progress).is_err() {
+                lost = self.end.take();
+            }
+            Ok(())
+        })?;
+        lost.map_or(Ok(input), Err)
+    }
+
+    /// Shows progress and renews the lease, at most every half second.
+    fn beat(&mut self, progress: &Progress) -> Result<(), Stop> {
+        let new_epoch = progress.loss.is_some() && self.epoch != (progress.stage.to_owned(), progress.epoch);
+        if !new_epoch && self.last_beat.elapsed() < HEARTBEAT {
+            return Ok(());
+        }
+        self.last_beat = Instant::now();
+        let state = self.session.transaction(|| {
+            if new_epoch {
+                log_epoch(self.schema, &self.claim, progress);
+            }
+            heartbeat(self.schema, &self.claim, progress)
+        });
+        if new_epoch {
+            self.epoch = (progress.stage.to_owned(), progress.epoch);
+        }
+        failpoint::reached(self.session, "training");
+        let end = match state {
+            Ok(state) if state == "held" => return Ok(()),
+            Ok(state) if state == "lost" => End::Lost,
+            Ok(state) if state == "expired" => End::Expired,
+            Ok(_) => End::Cancelled,
+            Err(failure) => End::Failed(failure),
+        };
+        self.end = Some(end);
+        Err(Stop)
+    }
+
+    fn record(&self, end: End) -> Result<(), Failure> {
+        let (state, stage, failure) = match end {
+            End::Lost => return Ok(()),
+            End::Failed(failure) => {
+                return self.session.transaction(|| attempt_failed(self.schema, &self.claim, &failure))
+            }
+            End::Cancelled => ("cancelled", "cancelled", None),
+            End::Expired => (
+                "expired",
+                "out of time",
+                Some(("57014", "not done within its timeout".to_owned(), "Submit it with a longer timeout.")),
+            ),
+            End::Refused { code, message, hint } => ("failed", "refused", Some((code, message, hint))),
+        };
+        self.session.transaction(|| {
+            let (code, message, hint) = match failure {
+                Some((code, message, hint)) => (Some(code), Some(message), Some(hint)),
+                None => (None, None, None),
+            };
+            let args = [
+                self.claim.job.as_str().into(),
+                self.claim.token.into(),
+                state.into(),
+                stage.into(),
+                code.into(),
+                message.into(),
+                hint.into(),
+            ];
+            Spi::run_with_args(
+                &format!("SELECT {}._end_job($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7)", self.schema),
+                &args,
+            )
+            .unwrap_or_report();
+        })
+    }
+}
+
+impl Observer for Run<'_> {
+    fn check(&mut self) -> Result<(), Stop> {
+        check_for_interrupts!();
+        Ok(())
+    }
+
+    fn progress(&mut self, progress: Progress<'_>) -> Result<(), Stop> {
+        check_for_interrupts!();
+        self.beat(&progress)
+    }
+}
+
+fn refusal(error: &trainer::Error) -> End {
+    let (code, hint) = match error {
+        trainer::Error::Parameter { .. } => ("22023", "docs/training.md lists the hyperparameters and their ranges."),
+        trainer::Error::TooFewEvents { .. } => {
+            ("55000", "Wait for more saves and skips, or widen the window of create_dataset().")
+        }
+        trainer::Error::TimeLimit { .. } => ("57014", "Raise the hyperparameter max_seconds or leave it out."),
+        trainer::Error::Diverged { .. } => ("22000", "Try a smaller learning_rate; the model in use stays."),
+        _ => ("22000", "Look at the dataset's report: SELECT report FROM datasets;"),
+    };
+    End::Refused { code, message: error.to_string(), hint }
+}
+
+fn vector_bytes(schema: &str, dataset: &str) -> i64 {
+    let query = format!(
+        "SELECT (pg_catalog.count(*) OPERATOR(pg_catalog.*) (SELECT d.dimensions FROM {schema}.dataset d WHERE d.id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) \
+         OPERATOR(pg_catalog.*) 4)::pg_catalog.int8 \
+         FROM (SELECT DISTINCT e.content_hash FROM {schema}.dataset_example e WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) t"
+    );
+    Spi::get_one_with_args::<i64>(&query, &[dataset.into()]).unwrap_or_report().unwrap_or(0)
+}
+
+fn log_epoch(schema: &str, claim: &Claim, progress: &Progress) {
+    let data = serde_json::json!({"epoch": progress.epoch, "step": progress.step, "loss": progress.loss, "validation_auc": progress.validation_auc});
+    let args = [claim.job.as_str().into(), progress.stage.into(), JsonB(data).into()];
+    Spi::run_with_args(&format!("SELECT {schema}._event($1::pg_catalog.uuid, 'info', $2, $3)"), &args)
+        .unwrap_or_report();
+}
+
+fn heartbeat(schema: &str, claim: &Claim, p: &Progress) -> String {
+    let args = [
+        claim.job.as_str().into(),
+        claim.token.into(),
+        p.stage.into(),
+        p.done.into(),
+        (p.step as i64).into(),
+        (p.steps as i64).into(),
+        p.loss.into(),
+        p.validation_auc.into(),
+    ];
+    let query = format!("SELECT {schema}._heartbeat($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8)");
+    Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or_default()
+}
+
+fn attempt_failed(schema: &str, claim: &Claim, failure: &Failure) {
+    let args = [
+        claim.job.as_str().into(),
+        claim.token.into(),
+        failure.code.as_str().into(),
+        failure.message.as_str().into(),
+        failure.hint.as_deref().into(),
+    ];
+    Spi::run_with_args(&format!("SELECT {schema}._attempt_failed($1::pg_catalog.uuid, $2, $3, $4, $5)"), &args)
+        .unwrap_or_report();
+}
+
+fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome) -> bool {
+    let adapter = &outcome.adapter;
+    let facts = serde_json::json!({
+        "dimensions": adapter.dim, "gamma": adapter.gamma, "score_scale": adapter.score_scale,
+        "score_offset": adapter.score_offset, "report": outcome.report,
+    });
+    let mut evaluation = serde_json::json!(outcome.evaluation);
+    evaluation["verdict"] = serde_json::json!(outcome.verdict.as_str());
+    evaluation["reason"] = serde_json::json!(outcome.reason);
+    let args = [
+        claim.job.as_str().into(),
+        claim.token.into(),
+        claim.model.as_str().into(),
+        JsonB(facts).into(),
+        adapter.matrix.clone().into(),
+        adapter.bias.clone().into(),
+        adapter.digest().to_vec().into(),
+        JsonB(evaluation).into(),
+    ];
+    let query = format!("SELECT {schema}._save_model($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8)");
+    Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or(false)
+}
