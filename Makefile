@@ -1,12 +1,13 @@
 # Everything that is missing is installed into .pgft/ (or PG_FINETUNE_CACHE) first; nothing else on the machine changes.
 # PG_CONFIG=/path/to/pg_config selects a server of your own, else a Postgres from PyPI is used.
+# ARGS=... are arguments for the demo.
 export PG_CONFIG
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: ## real texts, a real model, from capture to A/B test, on a server of its own that stays up
-	@scripts/demo.sh run
+	@scripts/demo.sh run $(ARGS)
 
 demo-stop: ## stop that server and remove its data
 	@scripts/demo.sh stop

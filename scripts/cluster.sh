@@ -55,8 +55,10 @@ start() {
 }
 
 stop() {
-    [ ! -e "$1/data/postmaster.pid" ] ||
+    # A pid file alone proves nothing: the machine may have gone down.
+    if as_server "$PGFT_BIN/pg_ctl" --pgdata "$1/data" status >/dev/null 2>&1; then
         as_server "$PGFT_BIN/pg_ctl" --pgdata "$1/data" --wait --timeout 60 --silent --mode "${2:-fast}" stop
+    fi
 }
 
 destroy() {

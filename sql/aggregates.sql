@@ -7,35 +7,35 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_step_wrapper';
 COMMENT ON FUNCTION _confusion_step IS 'Counts one row into {tp, fp, fn}';
 REVOKE ALL ON FUNCTION _confusion_step FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _confusion_step TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _confusion_step TO finetune_analyst;
 
 CREATE FUNCTION _confusion_combine(state bigint[], other bigint[]) RETURNS bigint[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_combine_wrapper';
 COMMENT ON FUNCTION _confusion_combine IS 'Adds the counts of two groups of rows';
 REVOKE ALL ON FUNCTION _confusion_combine FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _confusion_combine TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _confusion_combine TO finetune_analyst;
 
 CREATE FUNCTION _confusion_precision(state bigint[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_precision_wrapper';
 COMMENT ON FUNCTION _confusion_precision IS 'tp / (tp + fp)';
 REVOKE ALL ON FUNCTION _confusion_precision FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _confusion_precision TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _confusion_precision TO finetune_analyst;
 
 CREATE FUNCTION _confusion_recall(state bigint[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_recall_wrapper';
 COMMENT ON FUNCTION _confusion_recall IS 'tp / (tp + fn)';
 REVOKE ALL ON FUNCTION _confusion_recall FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _confusion_recall TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _confusion_recall TO finetune_analyst;
 
 CREATE FUNCTION _confusion_f1(state bigint[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_f1_wrapper';
 COMMENT ON FUNCTION _confusion_f1 IS '2 tp / (2 tp + fp + fn)';
 REVOKE ALL ON FUNCTION _confusion_f1 FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _confusion_f1 TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _confusion_f1 TO finetune_analyst;
 
 CREATE AGGREGATE precision_score(actual boolean, predicted boolean) (
     SFUNC = @extschema@._confusion_step,
@@ -47,7 +47,7 @@ CREATE AGGREGATE precision_score(actual boolean, predicted boolean) (
 );
 COMMENT ON AGGREGATE precision_score(boolean, boolean) IS 'Share of the predicted that was actual; NULL when nothing was predicted';
 REVOKE ALL ON FUNCTION precision_score(boolean, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION precision_score(boolean, boolean) TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION precision_score(boolean, boolean) TO finetune_analyst;
 
 CREATE AGGREGATE recall_score(actual boolean, predicted boolean) (
     SFUNC = @extschema@._confusion_step,
@@ -59,7 +59,7 @@ CREATE AGGREGATE recall_score(actual boolean, predicted boolean) (
 );
 COMMENT ON AGGREGATE recall_score(boolean, boolean) IS 'Share of the actual that was predicted; NULL when nothing was actual';
 REVOKE ALL ON FUNCTION recall_score(boolean, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION recall_score(boolean, boolean) TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION recall_score(boolean, boolean) TO finetune_analyst;
 
 CREATE AGGREGATE f1_score(actual boolean, predicted boolean) (
     SFUNC = @extschema@._confusion_step,
@@ -71,4 +71,4 @@ CREATE AGGREGATE f1_score(actual boolean, predicted boolean) (
 );
 COMMENT ON AGGREGATE f1_score(boolean, boolean) IS 'Harmonic mean of precision and recall, from counts; NULL when nothing was predicted or actual';
 REVOKE ALL ON FUNCTION f1_score(boolean, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION f1_score(boolean, boolean) TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION f1_score(boolean, boolean) TO finetune_analyst;

@@ -6,7 +6,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'bucket_wrapper';
 COMMENT ON FUNCTION bucket IS 'Bucket (0..9999; hash version 1: 0..999) of a unit under a seed: the hash of GrowthBook''s SDKs';
 REVOKE ALL ON FUNCTION bucket FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION bucket TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION bucket TO finetune_app, finetune_analyst;
 
 CREATE TYPE assignment AS (
     variant       text,
@@ -35,7 +35,7 @@ END
 $$;
 COMMENT ON FUNCTION _unknown_experiment IS 'Raises undefined_object for an experiment that was never started';
 REVOKE ALL ON FUNCTION _unknown_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _unknown_experiment TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _unknown_experiment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION _resolve_assignment(user_id text, experiment text, at timestamptz) RETURNS @extschema@.assignment
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -91,7 +91,7 @@ END
 $$;
 COMMENT ON FUNCTION _resolve_assignment IS 'The one place that decides: experiment NULL = the oldest running one, at NULL = now. Writes nothing';
 REVOKE ALL ON FUNCTION _resolve_assignment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _resolve_assignment TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _resolve_assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION _resolve_outside(experiment text, at timestamptz) RETURNS @extschema@.assignment
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -122,7 +122,7 @@ END
 $$;
 COMMENT ON FUNCTION _resolve_outside IS 'What everybody gets when no experiment runs, or the named one is stopped or not yet started';
 REVOKE ALL ON FUNCTION _resolve_outside FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _resolve_outside TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _resolve_outside TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION _assignment(user_id text, at timestamptz,
     OUT variant text, OUT model_id text, OUT in_experiment boolean, OUT experiment text, OUT phase integer)
@@ -138,56 +138,56 @@ END
 $$;
 COMMENT ON FUNCTION _assignment IS 'What served that user at that time (NULL = now); experiment and phase only for users in the experiment';
 REVOKE ALL ON FUNCTION _assignment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _assignment TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id, NULL, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(text) IS 'Variant of a user in the oldest running experiment; base when none runs';
 REVOKE ALL ON FUNCTION assign_variant(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(text) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(uuid) IS 'Same as assign_variant(text), for lower-case hyphenated uuids';
 REVOKE ALL ON FUNCTION assign_variant(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(uuid) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(uuid) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(bigint) IS 'Same as assign_variant(text), for decimal integers';
 REVOKE ALL ON FUNCTION assign_variant(bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(bigint) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(bigint) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id, experiment, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(text, text) IS 'Variant of a user in the named experiment; what was shipped (else base) once it is stopped';
 REVOKE ALL ON FUNCTION assign_variant(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(text, text) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(text, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(uuid, text) IS 'Same as assign_variant(text, text), for lower-case hyphenated uuids';
 REVOKE ALL ON FUNCTION assign_variant(uuid, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(uuid, text) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(uuid, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant; END $$;
 COMMENT ON FUNCTION assign_variant(bigint, text) IS 'Same as assign_variant(text, text), for decimal integers';
 REVOKE ALL ON FUNCTION assign_variant(bigint, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION assign_variant(bigint, text) TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION assign_variant(bigint, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION explain_assignment(user_id text, experiment text DEFAULT NULL) RETURNS @extschema@.assignment
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN @extschema@._resolve_assignment(user_id, experiment, NULL); END $$;
 COMMENT ON FUNCTION explain_assignment IS 'Variant of a user with the bucket, phase and reason behind it';
 REVOKE ALL ON FUNCTION explain_assignment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION explain_assignment TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION explain_assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
@@ -201,4 +201,4 @@ END
 $$;
 COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, for applications that call a provider themselves';
 REVOKE ALL ON FUNCTION model_for FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION model_for TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION model_for TO finetune_app, finetune_analyst;

@@ -46,13 +46,13 @@ BEGIN
             ERRCODE = 'insufficient_privilege',
             MESSAGE = format('"%s" is not yours to capture', stranger.relation),
             DETAIL = format('capture evaluates the view with the rights of role "%s", and the owner "%s" could change what it evaluates', current_user, stranger.owner),
-            HINT = format('GRANT pg_finetune_admin TO %1$I; SET ROLE %1$I; then call it again, or make one role the owner of both', stranger.owner);
+            HINT = format('GRANT finetune_admin TO %1$I; SET ROLE %1$I; then call it again, or make one role the owner of both', stranger.owner);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION _require_trust(regclass, regclass) IS 'Refuses a table or view whose owner is not the current role or a member of it: otherwise that owner would get the current role''s rights';
 REVOKE ALL ON FUNCTION _require_trust(regclass, regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_trust(regclass, regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _require_trust(regclass, regclass) TO finetune_admin;
 
 CREATE FUNCTION _read_signals(via regclass, columns text[], keys text[]) RETURNS captured_signal[]
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -84,7 +84,7 @@ END
 $$;
 COMMENT ON FUNCTION _read_signals(regclass, text[], text[]) IS 'What a view shows for these signal ids';
 REVOKE ALL ON FUNCTION _read_signals(regclass, text[], text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _read_signals(regclass, text[], text[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _read_signals(regclass, text[], text[]) TO finetune_admin;
 
 CREATE FUNCTION _signal_faults(signals captured_signal[]) RETURNS TABLE (signal_id text, fault text)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -112,7 +112,7 @@ END
 $$;
 COMMENT ON FUNCTION _signal_faults(captured_signal[]) IS 'Signals that must not be stored, and why';
 REVOKE ALL ON FUNCTION _signal_faults(captured_signal[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _signal_faults(captured_signal[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _signal_faults(captured_signal[]) TO finetune_admin;
 
 CREATE FUNCTION _log_signals(origin text, signals captured_signal[], replay boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -152,7 +152,7 @@ END
 $$;
 COMMENT ON FUNCTION _log_signals(text, captured_signal[], boolean) IS 'Upsert into model_performance_log: the last action wins, the same once more changes nothing. replay = these are not happening now';
 REVOKE ALL ON FUNCTION _log_signals(text, captured_signal[], boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _log_signals(text, captured_signal[], boolean) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _log_signals(text, captured_signal[], boolean) TO finetune_admin;
 
 CREATE FUNCTION _point_signals(origin text, signals captured_signal[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -201,7 +201,7 @@ END
 $$;
 COMMENT ON FUNCTION _point_signals(text, captured_signal[]) IS 'Upsert into training_data_point of signals that are in the log already; returns how many rows were new or changed';
 REVOKE ALL ON FUNCTION _point_signals(text, captured_signal[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _point_signals(text, captured_signal[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _point_signals(text, captured_signal[]) TO finetune_admin;
 
 CREATE FUNCTION _capture_failed(origin text, operation text, keys text[], code text, message text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -223,7 +223,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_failed(text, text, text[], text, text) IS 'Keeps the ids of signals that could not be captured, and warns at most once a minute';
 REVOKE ALL ON FUNCTION _capture_failed(text, text, text[], text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_failed(text, text, text[], text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_failed(text, text, text[], text, text) TO finetune_admin;
 
 CREATE FUNCTION _set_faulty_aside(origin text, operation text, signals captured_signal[], strict boolean) RETURNS text[]
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -253,7 +253,7 @@ END
 $$;
 COMMENT ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) IS 'Keeps signals that must not be stored in capture_failure, each once, and returns their ids; strict = refuses the statement instead';
 REVOKE ALL ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _set_faulty_aside(text, text, captured_signal[], boolean) TO finetune_admin;
 
 CREATE FUNCTION _remove_vanished(origin text, keys text[], signals captured_signal[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -265,7 +265,7 @@ END
 $$;
 COMMENT ON FUNCTION _remove_vanished(text, text[], captured_signal[]) IS 'Removes data points that the view no longer shows and no dataset has learned from; the log keeps what was shown';
 REVOKE ALL ON FUNCTION _remove_vanished(text, text[], captured_signal[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _remove_vanished(text, text[], captured_signal[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _remove_vanished(text, text[], captured_signal[]) TO finetune_admin;
 
 CREATE FUNCTION _capture(origin text, operation text, keys text[], OUT written bigint, OUT faulty text[])
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -301,4 +301,4 @@ END
 $$;
 COMMENT ON FUNCTION _capture(text, text, text[]) IS 'Brings data points and log in line with what the view shows for these keys; called by the generated triggers and by backfill_signals()';
 REVOKE ALL ON FUNCTION _capture(text, text, text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture(text, text, text[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture(text, text, text[]) TO finetune_admin;

@@ -8,7 +8,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_members(regclass) IS 'A table and all its partitions: statements addressed to a partition fire only that partition''s triggers';
 REVOKE ALL ON FUNCTION _capture_members(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_members(regclass) TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _capture_members(regclass) TO finetune_analyst;
 
 CREATE FUNCTION _require_capturable(relation regclass, via regclass) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -42,7 +42,7 @@ END
 $$;
 COMMENT ON FUNCTION _require_capturable(regclass, regclass) IS 'Refuses what cannot carry statement triggers with transition tables, or would capture itself';
 REVOKE ALL ON FUNCTION _require_capturable(regclass, regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_capturable(regclass, regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _require_capturable(regclass, regclass) TO finetune_admin;
 
 CREATE FUNCTION _capture_key(relation regclass, key name) RETURNS name
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -75,7 +75,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_key(regclass, name) IS 'The column that identifies rows of a captured table: the one asked for, or the primary key';
 REVOKE ALL ON FUNCTION _capture_key(regclass, name) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_key(regclass, name) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_key(regclass, name) TO finetune_admin;
 
 CREATE FUNCTION _mapping(via regclass) RETURNS TABLE (name name, required boolean, type text, accepted text, fits boolean)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -101,7 +101,7 @@ END
 $$;
 COMMENT ON FUNCTION _mapping(regclass) IS 'Columns of a view beside those wanted: type NULL = the view lacks it, fits NULL = nobody wants it';
 REVOKE ALL ON FUNCTION _mapping(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _mapping(regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _mapping(regclass) TO finetune_admin;
 
 CREATE FUNCTION _mapping_columns(relation regclass, via regclass, key name) RETURNS text[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -140,7 +140,7 @@ END
 $$;
 COMMENT ON FUNCTION _mapping_columns(regclass, regclass, name) IS 'Columns of the view that will be taken; everything that is wrong with the view in one error';
 REVOKE ALL ON FUNCTION _mapping_columns(regclass, regclass, name) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _mapping_columns(regclass, regclass, name) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _mapping_columns(regclass, regclass, name) TO finetune_admin;
 
 CREATE FUNCTION _capture_trigger_name(origin text) RETURNS name
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -150,7 +150,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_trigger_name(text) IS 'Name of the trigger function that is generated for a captured table';
 REVOKE ALL ON FUNCTION _capture_trigger_name(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_trigger_name(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_trigger_name(text) TO finetune_admin;
 
 CREATE FUNCTION _capture_trigger_body(origin text, key name, on_error text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -185,7 +185,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_trigger_body(text, name, text) IS 'Source of the trigger function that is generated for a captured table';
 REVOKE ALL ON FUNCTION _capture_trigger_body(text, name, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_trigger_body(text, name, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_trigger_body(text, name, text) TO finetune_admin;
 
 CREATE FUNCTION _attach_triggers(src capture_source) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -216,7 +216,7 @@ END
 $$;
 COMMENT ON FUNCTION _attach_triggers(capture_source) IS 'Generates the trigger function beside the captured table, owned by the caller, and its three triggers on the table and each partition';
 REVOKE ALL ON FUNCTION _attach_triggers(capture_source) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _attach_triggers(capture_source) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _attach_triggers(capture_source) TO finetune_admin;
 
 CREATE FUNCTION _refuse_second_capture(candidate regclass) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -239,7 +239,7 @@ END
 $$;
 COMMENT ON FUNCTION _refuse_second_capture(regclass) IS 'Refuses a table that is captured already: itself, one of its partitions, or another one under its name';
 REVOKE ALL ON FUNCTION _refuse_second_capture(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _refuse_second_capture(regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _refuse_second_capture(regclass) TO finetune_admin;
 
 CREATE FUNCTION capture_signals(relation regclass, via regclass, key name DEFAULT NULL, on_error text DEFAULT 'warn') RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -274,7 +274,7 @@ END
 $$;
 COMMENT ON FUNCTION capture_signals(regclass, regclass, name, text) IS 'From now on every INSERT, UPDATE and DELETE on the table is mapped through the view into training_data_point and model_performance_log';
 REVOKE ALL ON FUNCTION capture_signals(regclass, regclass, name, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION capture_signals(regclass, regclass, name, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION capture_signals(regclass, regclass, name, text) TO finetune_admin;
 
 CREATE FUNCTION _capture_source_of(captured regclass) RETURNS capture_source
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -294,7 +294,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_source_of(regclass) IS 'How a table is captured; an error when it is not';
 REVOKE ALL ON FUNCTION _capture_source_of(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_source_of(regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_source_of(regclass) TO finetune_admin;
 
 CREATE FUNCTION stop_capturing(relation regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -321,7 +321,7 @@ END
 $$;
 COMMENT ON FUNCTION stop_capturing(regclass) IS 'Removes the triggers and the generated function; what was captured stays';
 REVOKE ALL ON FUNCTION stop_capturing(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION stop_capturing(regclass) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION stop_capturing(regclass) TO finetune_admin;
 
 CREATE FUNCTION _next_keys(src capture_source, after text, batch int) RETURNS text[]
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -338,7 +338,7 @@ END
 $$;
 COMMENT ON FUNCTION _next_keys(capture_source, text, int) IS 'The next page of keys of a captured table in key order; NULL = no more';
 REVOKE ALL ON FUNCTION _next_keys(capture_source, text, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _next_keys(capture_source, text, int) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _next_keys(capture_source, text, int) TO finetune_admin;
 
 CREATE FUNCTION _heal_failures(failures bigint[], faulty text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -353,7 +353,7 @@ END
 $$;
 COMMENT ON FUNCTION _heal_failures(bigint[], text[]) IS 'Closes failures whose signals have been captured now, and narrows the others to the signals that are still faulty';
 REVOKE ALL ON FUNCTION _heal_failures(bigint[], text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _heal_failures(bigint[], text[]) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _heal_failures(bigint[], text[]) TO finetune_admin;
 
 CREATE FUNCTION backfill_signals(relation regclass, batch int DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -390,7 +390,7 @@ END
 $$;
 COMMENT ON FUNCTION backfill_signals(regclass, int) IS 'Captures what a captured table holds already, and heals capture_failure; returns rows new or changed, so a second call returns 0';
 REVOKE ALL ON FUNCTION backfill_signals(regclass, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION backfill_signals(regclass, int) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION backfill_signals(regclass, int) TO finetune_admin;
 
 CREATE FUNCTION _capture_state(src capture_source) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -421,7 +421,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_state(capture_source) IS 'In words: is this source captured, and if not, why';
 REVOKE ALL ON FUNCTION _capture_state(capture_source) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_state(capture_source) TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _capture_state(capture_source) TO finetune_analyst;
 
 CREATE VIEW capture_status AS
 SELECT s.name AS source, s.relation, s.via, s.key_column, s.on_error, s.attached_at, s.attached_by,
@@ -437,4 +437,4 @@ COMMENT ON VIEW capture_status IS 'Each captured table: does capture work, how m
 COMMENT ON COLUMN capture_status.state IS 'capturing, capturing with open failures, or what is broken: a column, a trigger, the view, the table';
 COMMENT ON COLUMN capture_status.captured IS 'data points of this source';
 COMMENT ON COLUMN capture_status.open_failures IS 'rows of capture_failure that backfill_signals() has not healed yet';
-GRANT SELECT ON capture_status TO pg_finetune_analyst;
+GRANT SELECT ON capture_status TO finetune_analyst;

@@ -14,7 +14,7 @@ END
 $$;
 COMMENT ON FUNCTION _require_user(text) IS 'Refuses a missing user id';
 REVOKE ALL ON FUNCTION _require_user(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_user(text) TO pg_finetune_app;
+GRANT EXECUTE ON FUNCTION _require_user(text) TO finetune_app;
 
 CREATE FUNCTION record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
@@ -51,7 +51,7 @@ END
 $$;
 COMMENT ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) IS 'For applications without a table to capture: one call when an item is shown, one more with the same signal_id when the user acts; the last action wins';
 REVOKE ALL ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) TO pg_finetune_app;
+GRANT EXECUTE ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) TO finetune_app;
 
 CREATE FUNCTION record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -73,7 +73,7 @@ END
 $$;
 COMMENT ON FUNCTION record_satisfaction(text, int, text) IS 'Keeps one answer to "how well did these suggestions fit?" (1 to 5) with the variant that serves the user now; returns its id';
 REVOKE ALL ON FUNCTION record_satisfaction(text, int, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION record_satisfaction(text, int, text) TO pg_finetune_app;
+GRANT EXECUTE ON FUNCTION record_satisfaction(text, int, text) TO finetune_app;
 
 CREATE FUNCTION _traces_of_user(who text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -93,7 +93,7 @@ END
 $$;
 COMMENT ON FUNCTION _traces_of_user(text) IS 'Where a person left traces that deletion alone does not reach: models trained on them, providers that got their texts';
 REVOKE ALL ON FUNCTION _traces_of_user(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _traces_of_user(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _traces_of_user(text) TO finetune_admin;
 
 CREATE FUNCTION _forget_failures(who text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -115,7 +115,7 @@ END
 $$;
 COMMENT ON FUNCTION _forget_failures(text) IS 'Takes the signals of a person, as the log knows them, out of capture_failure';
 REVOKE ALL ON FUNCTION _forget_failures(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _forget_failures(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _forget_failures(text) TO finetune_admin;
 
 CREATE FUNCTION forget_user(user_id text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -138,4 +138,4 @@ END
 $$;
 COMMENT ON FUNCTION forget_user(text) IS 'Removes a person from data points, datasets, logs, surveys, pins and failures; the receipt counts what went and names the models and providers that learned from them';
 REVOKE ALL ON FUNCTION forget_user(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION forget_user(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION forget_user(text) TO finetune_admin;

@@ -16,7 +16,7 @@ BEGIN
         problem := format('%s is no name for a dataset', coalesce(quote_literal(name), 'NULL'));
         hint := 'Take any text without a colon: ''name:version'' names one version.';
     WHEN positive IS NULL OR NOT positive <@ actions OR cardinality(positive) = 0 OR positive @> actions THEN
-        problem := format('positive is %s', coalesce(positive::text, 'NULL'));
+        problem := format('the positive actions are %s', coalesce(positive::text, 'NULL'));
         hint := format('Name one or two of %s; the others are negative.', array_to_string(actions, ', '));
     WHEN since >= until THEN
         problem := format('the window from %s until %s is empty', since, until);
@@ -39,13 +39,13 @@ BEGIN
         RETURN;
     END CASE;
     RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'invalid parameter for create_dataset',
-        DETAIL = upper(left(problem, 1)) || substr(problem, 2) || '.', HINT = hint;
+        DETAIL = format('Wrong: %s.', problem), HINT = hint;
 END
 $function$;
 COMMENT ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text)
     IS 'Private: refuses parameters of create_dataset that make no sense';
 REVOKE ALL ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text) TO finetune_admin;
 
 -- One narrow row per data point of the window (no text, no vector), so that the sorts below stay small.
 -- The whole window function work is partitioned by user_id. state: why a row is left out, or 'taken'.
@@ -109,7 +109,7 @@ $function$;
 COMMENT ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer)
     IS 'Private: notes for every data point of a window whether it becomes an example, in pg_temp.pg_finetune_point';
 REVOKE ALL ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer) TO finetune_admin;
 
 -- Texts are split, not rows: that is what keeps a text on one side. split 'time' takes the texts that their readers
 -- met last and keeps every row; 'strict' also leaves out the rows on the wrong side of their user's own cut.
@@ -155,7 +155,7 @@ $function$;
 COMMENT ON FUNCTION _split_texts(double precision, text, bigint)
     IS 'Private: chooses the texts of the test side, in pg_temp.pg_finetune_test_text';
 REVOKE ALL ON FUNCTION _split_texts(double precision, text, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _split_texts(double precision, text, bigint) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _split_texts(double precision, text, bigint) TO finetune_admin;
 
 CREATE FUNCTION _refuse_dimensions() RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -175,7 +175,7 @@ END
 $function$;
 COMMENT ON FUNCTION _refuse_dimensions() IS 'Private: refuses points whose vectors come from different models';
 REVOKE ALL ON FUNCTION _refuse_dimensions() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _refuse_dimensions() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _refuse_dimensions() TO finetune_admin;
 
 CREATE FUNCTION _refuse_few_examples(min_examples integer)
 RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
@@ -207,7 +207,7 @@ END
 $function$;
 COMMENT ON FUNCTION _refuse_few_examples(integer) IS 'Private: refuses a dataset that is too small or has one class only, saying what is missing';
 REVOKE ALL ON FUNCTION _refuse_few_examples(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _refuse_few_examples(integer) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _refuse_few_examples(integer) TO finetune_admin;
 
 -- Saves from one screen and skips from another teach a model the screen, and such data fool the gate as well:
 -- positives and negatives must come from the same surfaces, and where no surface is known from the same sessions.
@@ -235,7 +235,7 @@ END
 $function$;
 COMMENT ON FUNCTION _compare_surfaces() IS 'Private: how far positives and negatives come from the same surfaces and sessions; refuses less than half';
 REVOKE ALL ON FUNCTION _compare_surfaces() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _compare_surfaces() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _compare_surfaces() TO finetune_admin;
 
 -- The wide rows, text and vector, are read once here and go straight into the dataset.
 CREATE FUNCTION _freeze_points(dataset_id uuid, mistake_weight double precision, training_set_version integer)
@@ -266,7 +266,7 @@ END
 $function$;
 COMMENT ON FUNCTION _freeze_points(uuid, double precision, integer) IS 'Private: copies the chosen points into dataset_example and marks them as used';
 REVOKE ALL ON FUNCTION _freeze_points(uuid, double precision, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _freeze_points(uuid, double precision, integer) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _freeze_points(uuid, double precision, integer) TO finetune_admin;
 
 CREATE FUNCTION _dataset_digest(dataset_id uuid) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -279,7 +279,7 @@ END
 $function$;
 COMMENT ON FUNCTION _dataset_digest(uuid) IS 'Private: sha256 over the sorted example ids, labels and splits';
 REVOKE ALL ON FUNCTION _dataset_digest(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_digest(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _dataset_digest(uuid) TO finetune_admin;
 
 CREATE FUNCTION _dataset_counts(dataset_id uuid) RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -310,7 +310,7 @@ END
 $function$;
 COMMENT ON FUNCTION _dataset_counts(uuid) IS 'Private: examples of a dataset by kind and side';
 REVOKE ALL ON FUNCTION _dataset_counts(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_counts(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _dataset_counts(uuid) TO finetune_admin;
 
 -- What was looked at and left out, from the notes of _collect_points and _split_texts.
 CREATE FUNCTION _left_out_counts() RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
@@ -330,7 +330,7 @@ END
 $function$;
 COMMENT ON FUNCTION _left_out_counts() IS 'Private: points of the window by the reason why they did not become examples';
 REVOKE ALL ON FUNCTION _left_out_counts() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _left_out_counts() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _left_out_counts() TO finetune_admin;
 
 CREATE FUNCTION _dataset_warnings(report jsonb) RETURNS text[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -353,7 +353,7 @@ END
 $function$;
 COMMENT ON FUNCTION _dataset_warnings(jsonb) IS 'Private: what a reader of a dataset''s report should worry about';
 REVOKE ALL ON FUNCTION _dataset_warnings(jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_warnings(jsonb) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _dataset_warnings(jsonb) TO finetune_admin;
 
 CREATE FUNCTION _split_moment(dataset_id uuid) RETURNS timestamptz LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -364,7 +364,7 @@ END
 $function$;
 COMMENT ON FUNCTION _split_moment(uuid) IS 'Private: the moment that parts train from test, where one moment does so for all users';
 REVOKE ALL ON FUNCTION _split_moment(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _split_moment(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _split_moment(uuid) TO finetune_admin;
 
 CREATE FUNCTION create_dataset(
     name text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, positive text[] DEFAULT '{saved,snipped}',
@@ -406,7 +406,7 @@ $function$;
 COMMENT ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text)
     IS 'Freezes the last action of each user on each text as a new version of a dataset, split into train and test without a text on both sides; the row in dataset says what was left out and why';
 REVOKE ALL ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text) TO finetune_admin;
 
 CREATE FUNCTION _dataset_id(dataset text) RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -431,7 +431,7 @@ END
 $function$;
 COMMENT ON FUNCTION _dataset_id(text) IS 'Private: the id of ''name'' (latest version), ''name:version'' or an id written as text';
 REVOKE ALL ON FUNCTION _dataset_id(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_id(text) TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _dataset_id(text) TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION drop_dataset(dataset text, force boolean DEFAULT false)
 RETURNS text LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
@@ -463,7 +463,24 @@ $function$;
 COMMENT ON FUNCTION drop_dataset(text, boolean)
     IS 'Removes one version of a dataset, its examples and finished jobs; refuses when models were trained on it, unless forced';
 REVOKE ALL ON FUNCTION drop_dataset(text, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION drop_dataset(text, boolean) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION drop_dataset(text, boolean) TO finetune_admin;
+
+CREATE FUNCTION contrastive_triplets(
+    dataset text, per_positive integer DEFAULT 4, mining text DEFAULT 'hard', split text DEFAULT 'train', seed bigint DEFAULT 42,
+    OUT user_id text, OUT anchor_id text, OUT positive_id text, OUT negative_id text,
+    OUT anchor text, OUT positive text, OUT negative text, OUT mined boolean)
+RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'contrastive_triplets_wrapper';
+COMMENT ON FUNCTION contrastive_triplets(text, integer, text, text, bigint)
+    IS 'Triplets of texts: anchor = another save of the same user, positive = a save, negative = a skip of the same user and surface or (mined) a text of others; in the select list it streams, SELECT (contrastive_triplets(...)).* and FROM gather all rows first. The built-in trainer does not use them: its anchors are whole profiles, which have no text';
+REVOKE ALL ON FUNCTION contrastive_triplets(text, integer, text, text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION contrastive_triplets(text, integer, text, text, bigint) TO finetune_analyst, finetune_admin;
+
+CREATE FUNCTION export_jsonl(dataset text, format text DEFAULT 'triplet', split text DEFAULT 'train')
+RETURNS SETOF text LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'export_jsonl_wrapper';
+COMMENT ON FUNCTION export_jsonl(text, text, text)
+    IS 'A dataset as lines of JSON for trainers and providers; formats: triplet, pair, cohere_rerank, openai_chat, openai_dpo, bedrock_converse, anthropic, raw. COPY (SELECT export_jsonl(...)) TO streams them';
+REVOKE ALL ON FUNCTION export_jsonl(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION export_jsonl(text, text, text) TO finetune_analyst, finetune_admin;
 
 CREATE VIEW datasets AS
 SELECT d.name, d.version, d.examples, d.users,

@@ -13,7 +13,7 @@ END
 $$;
 COMMENT ON FUNCTION served_at IS 'Model that served users outside experiments at that moment (NULL = now)';
 REVOKE ALL ON FUNCTION served_at FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION served_at TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION served_at TO finetune_app, finetune_analyst;
 
 CREATE VIEW deployment_history AS
 SELECT d.id, d.model_id, d.action, d.reason, d.experiment, d.deployed_by, d.deployed_at,
@@ -23,7 +23,7 @@ FROM @extschema@.deployment d
 WINDOW later AS (ORDER BY d.id)
 ORDER BY d.id;
 COMMENT ON VIEW deployment_history IS 'What served users outside experiments, from when to when, by whom and why; before the first row: base';
-GRANT SELECT ON deployment_history TO pg_finetune_app, pg_finetune_analyst, pg_finetune_admin;
+GRANT SELECT ON deployment_history TO finetune_app, finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _require_model(model text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -40,7 +40,7 @@ END
 $$;
 COMMENT ON FUNCTION _require_model IS 'Refuses a model that is not registered';
 REVOKE ALL ON FUNCTION _require_model FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_model TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _require_model TO finetune_admin;
 
 CREATE FUNCTION _require_passed_gate(model text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -65,7 +65,7 @@ END
 $$;
 COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed evaluation: no user may see it';
 REVOKE ALL ON FUNCTION _require_passed_gate FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_passed_gate TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _require_passed_gate TO finetune_admin;
 
 CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -91,7 +91,7 @@ END
 $$;
 COMMENT ON FUNCTION _record_deployment IS 'Appends one row to the deployment log';
 REVOKE ALL ON FUNCTION _record_deployment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _record_deployment TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _record_deployment TO finetune_admin;
 
 CREATE FUNCTION deploy_model(model text, reason text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -107,7 +107,7 @@ END
 $$;
 COMMENT ON FUNCTION deploy_model IS 'Makes a model serve everybody outside experiments; returns the id of the deployment';
 REVOKE ALL ON FUNCTION deploy_model FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION deploy_model TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION deploy_model TO finetune_admin;
 
 CREATE FUNCTION _earlier_live_models() RETURNS text[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -139,7 +139,7 @@ END
 $$;
 COMMENT ON FUNCTION _earlier_live_models IS 'Distinct models that served before the live one, latest first: where rollback_model can go';
 REVOKE ALL ON FUNCTION _earlier_live_models FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _earlier_live_models TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _earlier_live_models TO finetune_admin;
 
 CREATE FUNCTION rollback_model(steps integer DEFAULT 1, reason text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -166,4 +166,4 @@ END
 $$;
 COMMENT ON FUNCTION rollback_model IS 'Goes back to the model that served that many changes ago; returns the model now live';
 REVOKE ALL ON FUNCTION rollback_model FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rollback_model TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION rollback_model TO finetune_admin;

@@ -5,7 +5,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'allocate_buckets_wrapper';
 COMMENT ON FUNCTION _allocate IS 'Bucket set of each arm, as the text of an int4multirange, in the SDKs'' own arithmetic';
 REVOKE ALL ON FUNCTION _allocate FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _allocate TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _allocate TO finetune_admin;
 
 CREATE FUNCTION _open_phase(experiment text, phase integer, seed text, coverage double precision,
     variants text[], models text[], weights double precision[]) RETURNS void
@@ -23,17 +23,20 @@ END
 $$;
 COMMENT ON FUNCTION _open_phase IS 'Writes a phase and its arms with the buckets that weights and coverage give them';
 REVOKE ALL ON FUNCTION _open_phase FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _open_phase TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _open_phase TO finetune_admin;
 
-CREATE FUNCTION _check_new_experiment(name text, candidate text, base text, weights double precision[],
-    coverage double precision, seed text, planned_users integer) RETURNS void
+CREATE FUNCTION _check_new_experiment(name text, seed text, planned_users integer) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     reused_by text;
 BEGIN
-    IF name IS NULL OR name = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'an experiment needs a name';
+    IF name IS NULL OR name = '' OR planned_users IS NULL OR planned_users < 1 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'an experiment needs a name and a number of planned users',
+            DETAIL = format('The name is %L, planned_users is %s.', name, coalesce(planned_users::text, 'NULL')),
+            HINT = 'planned_users is the number of users at which you expect to decide; leave it out for 5000.';
     END IF;
     IF EXISTS (SELECT FROM @extschema@.experiment e WHERE e.name = _check_new_experiment.name) THEN
         RAISE EXCEPTION USING
@@ -50,34 +53,41 @@ BEGIN
             DETAIL = 'The same users would share an arm in both experiments.',
             HINT = 'Leave seed out to get a random one.';
     END IF;
+END
+$$;
+COMMENT ON FUNCTION _check_new_experiment IS 'Refuses a name or seed that is taken';
+REVOKE ALL ON FUNCTION _check_new_experiment FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_new_experiment TO finetune_admin;
+
+CREATE FUNCTION _check_arms(base text, candidate text, weights double precision[], coverage double precision) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
     PERFORM @extschema@._require_model(base);
     PERFORM @extschema@._require_model(candidate);
     IF candidate = base THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('model "%s" cannot be tested against itself', candidate),
-            HINT = 'SELECT @extschema@.served_at(now()) says which model is live; give base => or another candidate.';
+            DETAIL = format('Without base => the candidate is tested against the live model, which is "%s".',
+                            @extschema@.served_at(NULL)),
+            HINT = 'Give base => or another candidate.';
     END IF;
     IF candidate <> 'base' THEN
         PERFORM @extschema@._require_passed_gate(candidate);
     END IF;
-    IF weights IS NULL OR cardinality(weights) <> 2 OR array_position(weights, NULL) IS NOT NULL OR coverage IS NULL THEN
+    IF weights IS NULL OR cardinality(weights) <> 2 OR coverage IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'an experiment needs two weights and a coverage',
+            DETAIL = format('The weights are %L, the coverage is %s.', weights, coalesce(coverage::text, 'NULL')),
             HINT = 'weights => ''{0.5,0.5}'' (base, fineTuned), coverage => 1 for all users.';
-    END IF;
-    IF planned_users IS NULL OR planned_users < 1 THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'planned_users must be at least 1',
-            HINT = 'Give the number of users at which you expect to decide; the default is 5000.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _check_new_experiment IS 'Refuses what start_experiment must not start';
-REVOKE ALL ON FUNCTION _check_new_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_new_experiment TO pg_finetune_admin;
+COMMENT ON FUNCTION _check_arms IS 'Refuses models that may not meet in an experiment, and anything but two weights';
+REVOKE ALL ON FUNCTION _check_arms FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_arms TO finetune_admin;
 
 CREATE FUNCTION start_experiment(name text, candidate text, base text DEFAULT NULL, coverage double precision DEFAULT 1,
     weights double precision[] DEFAULT '{0.5,0.5}', seed text DEFAULT NULL, planned_users integer DEFAULT 5000) RETURNS text
@@ -86,7 +96,8 @@ AS $$
 BEGIN
     base := coalesce(base, @extschema@.served_at(NULL));
     seed := coalesce(seed, replace(gen_random_uuid()::text, '-', ''));
-    PERFORM @extschema@._check_new_experiment(name, candidate, base, weights, coverage, seed, planned_users);
+    PERFORM @extschema@._check_new_experiment(name, seed, planned_users);
+    PERFORM @extschema@._check_arms(base, candidate, weights, coverage);
     INSERT INTO @extschema@.experiment (name, seed, planned_users) VALUES (name, seed, planned_users);
     PERFORM @extschema@._open_phase(name, 1, seed, coverage, ARRAY['base', 'fineTuned'], ARRAY[base, candidate], weights);
     RETURN name;
@@ -94,7 +105,7 @@ END
 $$;
 COMMENT ON FUNCTION start_experiment IS 'Starts an A/B test of a candidate (variant fineTuned) against the live model (variant base); returns its name';
 REVOKE ALL ON FUNCTION start_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION start_experiment TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION start_experiment TO finetune_admin;
 
 CREATE FUNCTION _lock_running_experiment(name text) RETURNS integer
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -121,7 +132,7 @@ END
 $$;
 COMMENT ON FUNCTION _lock_running_experiment IS 'Locks a running experiment for change and returns its current phase';
 REVOKE ALL ON FUNCTION _lock_running_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _lock_running_experiment TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _lock_running_experiment TO finetune_admin;
 
 CREATE FUNCTION _close_phase(experiment text, phase integer) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -134,7 +145,7 @@ END
 $$;
 COMMENT ON FUNCTION _close_phase IS 'Ends a phase now';
 REVOKE ALL ON FUNCTION _close_phase FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _close_phase TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _close_phase TO finetune_admin;
 
 CREATE FUNCTION set_coverage(experiment text, coverage double precision) RETURNS integer
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -143,7 +154,11 @@ DECLARE
     current_phase integer := @extschema@._lock_running_experiment(experiment);
 BEGIN
     IF coverage IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'coverage must be between 0 and 1, not NULL';
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'coverage is NULL',
+            DETAIL = 'NULL is neither nobody (0) nor everybody (1).',
+            HINT = 'Give a share between 0 and 1.';
     END IF;
     PERFORM @extschema@._close_phase(experiment, current_phase);
     -- Same seed and weights: users only enter or leave, nobody changes arm, and phases may be analysed together.
@@ -159,7 +174,7 @@ END
 $$;
 COMMENT ON FUNCTION set_coverage IS 'Lets more or fewer users into a running experiment at unchanged weights; returns the number of the new phase';
 REVOKE ALL ON FUNCTION set_coverage FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION set_coverage TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION set_coverage TO finetune_admin;
 
 CREATE FUNCTION _end_experiment(name text, ship text, reason text, inputs jsonb) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -175,7 +190,8 @@ BEGIN
             RAISE EXCEPTION USING
                 ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('experiment "%s" has no variant "%s"', name, ship),
-                HINT = 'ship => ''base'' or ''fineTuned''; leave it out to keep what is deployed.';
+                DETAIL = 'Its variants are base and fineTuned.',
+                HINT = 'Leave ship out to keep what is deployed.';
         END IF;
     END IF;
     PERFORM @extschema@._close_phase(name, last_phase);
@@ -193,7 +209,7 @@ END
 $$;
 COMMENT ON FUNCTION _end_experiment IS 'Stops an experiment, deploys what it ships and records the decision with the numbers it was taken on';
 REVOKE ALL ON FUNCTION _end_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _end_experiment TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _end_experiment TO finetune_admin;
 
 CREATE FUNCTION stop_experiment(name text, ship text DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -205,7 +221,7 @@ END
 $$;
 COMMENT ON FUNCTION stop_experiment IS 'Stops an experiment; ship names the variant whose model is deployed to everybody, without it the deployed model stays';
 REVOKE ALL ON FUNCTION stop_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION stop_experiment TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION stop_experiment TO finetune_admin;
 
 CREATE FUNCTION pin_user(user_id text, experiment text, variant text, reason text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -217,7 +233,8 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('cannot pin user "%s" to variant "%s" of experiment "%s"', user_id, variant, experiment),
-            HINT = 'Give a user id and one of the variants base and fineTuned.';
+            DETAIL = 'A pin needs a user id and one of the variants base and fineTuned.',
+            HINT = 'SELECT @extschema@.explain_assignment(user_id, experiment) says what a user gets.';
     END IF;
     INSERT INTO @extschema@.experiment_pin AS pin (user_id, experiment, variant, reason)
     VALUES (user_id, experiment, variant, reason)
@@ -227,7 +244,7 @@ END
 $$;
 COMMENT ON FUNCTION pin_user IS 'Gives a tester a chosen variant whatever the bucket; pinned users are left out of the analysis';
 REVOKE ALL ON FUNCTION pin_user FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pin_user TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION pin_user TO finetune_admin;
 
 CREATE FUNCTION export_growthbook(experiment text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -260,4 +277,4 @@ END
 $$;
 COMMENT ON FUNCTION export_growthbook IS 'The experiment as GrowthBook''s SDKs take it: they compute the same variant from the same user id';
 REVOKE ALL ON FUNCTION export_growthbook FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION export_growthbook TO pg_finetune_app, pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION export_growthbook TO finetune_app, finetune_analyst;

@@ -11,11 +11,11 @@ BEGIN
         WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
           AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'v']::"char"[])
     LOOP
-        EXECUTE pg_catalog.format('GRANT SELECT ON %s TO pg_finetune_analyst', relation);
-        EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO pg_finetune_admin', relation);
+        EXECUTE pg_catalog.format('GRANT SELECT ON %s TO finetune_analyst', relation);
+        EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO finetune_admin', relation);
     END LOOP;
 END
 $grants$;
 
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA @extschema@ TO pg_finetune_admin;
-GRANT SELECT ON experiment, experiment_phase, experiment_arm, experiment_pin, model, deployment TO pg_finetune_app;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA @extschema@ TO finetune_admin;
+GRANT SELECT ON experiment, experiment_phase, experiment_arm, experiment_pin, model, deployment TO finetune_app;

@@ -35,7 +35,7 @@ END
 $$;
 COMMENT ON FUNCTION _health_split IS 'Users per arm against the promised split';
 REVOKE ALL ON FUNCTION _health_split FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _health_split TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _health_split TO finetune_analyst;
 
 CREATE FUNCTION _health_exposure(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
@@ -71,7 +71,7 @@ END
 $$;
 COMMENT ON FUNCTION _health_exposure IS 'Leaks, users who saw both variants, arms that began at different times';
 REVOKE ALL ON FUNCTION _health_exposure FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _health_exposure TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _health_exposure TO finetune_analyst;
 
 CREATE FUNCTION _health_served(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
@@ -103,7 +103,7 @@ END
 $$;
 COMMENT ON FUNCTION _health_served IS 'Recomputes every assignment and compares it with what the log says was served';
 REVOKE ALL ON FUNCTION _health_served FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _health_served TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _health_served TO finetune_analyst;
 
 CREATE FUNCTION _health_pending(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
@@ -129,7 +129,7 @@ END
 $$;
 COMMENT ON FUNCTION _health_pending IS 'Share of items without an outcome, per variant';
 REVOKE ALL ON FUNCTION _health_pending FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _health_pending TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _health_pending TO finetune_analyst;
 
 CREATE FUNCTION experiment_health(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
@@ -147,4 +147,4 @@ END
 $$;
 COMMENT ON FUNCTION experiment_health IS 'Whether the results may be believed: one row per check, verdict ok, alarm or not enough data, and what it means';
 REVOKE ALL ON FUNCTION experiment_health FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION experiment_health TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION experiment_health TO finetune_analyst;

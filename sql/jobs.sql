@@ -4,20 +4,20 @@ CREATE FUNCTION _check_hyperparameters(provider text, method text, hyperparamete
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'check_hyperparameters_wrapper';
 COMMENT ON FUNCTION _check_hyperparameters(text, text, jsonb) IS 'pg_finetune private: ERROR 22023 that names the parameter and its range when one does not fit';
 REVOKE ALL ON FUNCTION _check_hyperparameters(text, text, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_hyperparameters(text, text, jsonb) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _check_hyperparameters(text, text, jsonb) TO finetune_admin;
 
 CREATE FUNCTION _wake_worker() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'wake_worker_wrapper';
 COMMENT ON FUNCTION _wake_worker() IS 'pg_finetune private: the worker looks at this database when the current transaction commits';
 REVOKE ALL ON FUNCTION _wake_worker() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _wake_worker() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _wake_worker() TO finetune_admin;
 
 CREATE FUNCTION _job_is_open(state text) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN state NOT IN ('succeeded', 'failed', 'cancelled', 'expired');
 COMMENT ON FUNCTION _job_is_open(text) IS 'pg_finetune private: whether a job in this state can still change';
 REVOKE ALL ON FUNCTION _job_is_open(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _job_is_open(text) TO pg_finetune_app, pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _job_is_open(text) TO finetune_app, finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _event(job uuid, level text, message text, data jsonb DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -26,7 +26,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _event(uuid, text, text, jsonb) IS 'pg_finetune private: one line in the history of a job';
 REVOKE ALL ON FUNCTION _event(uuid, text, text, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _event(uuid, text, text, jsonb) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _event(uuid, text, text, jsonb) TO finetune_admin;
 
 CREATE FUNCTION _check_provider_can_train(provider text, base_model text, method text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -69,7 +69,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _check_provider_can_train(text, text, text) IS 'pg_finetune private: ERROR with a hint unless the provider exists and trains this model by this method';
 REVOKE ALL ON FUNCTION _check_provider_can_train(text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_provider_can_train(text, text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _check_provider_can_train(text, text, text) TO finetune_admin;
 
 CREATE FUNCTION fine_tune(
     dataset         text,
@@ -120,7 +120,7 @@ END $$;
 COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) IS
     'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. The same job submitted again while open returns the first one''s id';
 REVOKE ALL ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) TO finetune_admin;
 
 CREATE FUNCTION _job_state(job uuid) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -138,7 +138,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _job_state(uuid) IS 'pg_finetune private: state of a job, ERROR 42704 when there is none';
 REVOKE ALL ON FUNCTION _job_state(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _job_state(uuid) TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _job_state(uuid) TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION cancel_job(job uuid) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -162,7 +162,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION cancel_job(uuid) IS 'Stops a job: one that waits ends at once, one that trains within a second or so. Returns the state after the call; a job that has ended stays as it is';
 REVOKE ALL ON FUNCTION cancel_job(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cancel_job(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION cancel_job(uuid) TO finetune_admin;
 
 CREATE FUNCTION retry_job(job uuid) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -187,7 +187,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION retry_job(uuid) IS 'Runs a failed, cancelled or expired job again, with the same dataset, parameters and seed';
 REVOKE ALL ON FUNCTION retry_job(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION retry_job(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION retry_job(uuid) TO finetune_admin;
 
 -- A procedure that commits may not pin its search_path, so everything in it is qualified.
 CREATE PROCEDURE wait_for_job(job uuid, INOUT state text DEFAULT NULL, timeout interval DEFAULT '24 hours')
@@ -214,7 +214,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE wait_for_job(uuid, text, interval) IS 'Returns when the job has ended, with its final state; CALL it outside a transaction block. ERROR 57014 after timeout';
 REVOKE ALL ON PROCEDURE wait_for_job(uuid, text, interval) FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE wait_for_job(uuid, text, interval) TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON PROCEDURE wait_for_job(uuid, text, interval) TO finetune_analyst, finetune_admin;
 
 CREATE VIEW fine_tuning_jobs AS
 SELECT j.id,

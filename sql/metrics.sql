@@ -12,7 +12,7 @@ END
 $$;
 COMMENT ON FUNCTION _require_experiment IS 'Refuses an experiment that was never started';
 REVOKE ALL ON FUNCTION _require_experiment FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _require_experiment TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _require_experiment TO finetune_analyst;
 
 CREATE FUNCTION _check_actions(positive text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -30,7 +30,7 @@ END
 $$;
 COMMENT ON FUNCTION _check_actions IS 'Refuses a set of positive actions that holds anything but actions';
 REVOKE ALL ON FUNCTION _check_actions FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_actions TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _check_actions TO finetune_analyst;
 
 CREATE FUNCTION _outcome_counts(experiment text, since timestamptz, until timestamptz, threshold double precision, positive text[])
 RETURNS TABLE (variant text, users bigint, shown bigint, resolved bigint, saved bigint, skipped bigint, snipped bigint,
@@ -59,7 +59,7 @@ END
 $$;
 COMMENT ON FUNCTION _outcome_counts IS 'Counts of outcomes per variant; suggested = scored at or above the threshold';
 REVOKE ALL ON FUNCTION _outcome_counts FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _outcome_counts TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _outcome_counts TO finetune_analyst;
 
 CREATE FUNCTION _score_distribution(experiment text, since timestamptz, until timestamptz)
 RETURNS TABLE (variant text, very_low bigint, low bigint, medium bigint, high bigint, very_high bigint, unscored bigint,
@@ -99,7 +99,7 @@ END
 $$;
 COMMENT ON FUNCTION _score_distribution IS 'Scores per variant in five equal buckets (right-open, 1.0 in the last); no score and NaN are unscored';
 REVOKE ALL ON FUNCTION _score_distribution FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _score_distribution TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _score_distribution TO finetune_analyst;
 
 CREATE FUNCTION _engagement(experiment text, since timestamptz, until timestamptz, time_zone text)
 RETURNS TABLE (variant text, daily_active_reviewers double precision, active_day_share double precision)
@@ -131,7 +131,7 @@ END
 $$;
 COMMENT ON FUNCTION _engagement IS 'Distinct users per day who resolved something, and the share of user-days since first exposure on which they did';
 REVOKE ALL ON FUNCTION _engagement FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _engagement TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _engagement TO finetune_analyst;
 
 CREATE FUNCTION _time_to_process(experiment text, since timestamptz, until timestamptz)
 RETURNS TABLE (variant text, median interval, mean interval)
@@ -174,7 +174,7 @@ END
 $$;
 COMMENT ON FUNCTION _time_to_process IS 'Median and restricted mean of the time from shown to resolved per variant, pending items right-censored';
 REVOKE ALL ON FUNCTION _time_to_process FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _time_to_process TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _time_to_process TO finetune_analyst;
 
 CREATE FUNCTION _satisfaction(experiment text, since timestamptz, until timestamptz)
 RETURNS TABLE (variant text, average_satisfaction double precision)
@@ -192,7 +192,7 @@ END
 $$;
 COMMENT ON FUNCTION _satisfaction IS 'Mean survey score (1 to 5) per variant';
 REVOKE ALL ON FUNCTION _satisfaction FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _satisfaction TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _satisfaction TO finetune_analyst;
 
 CREATE FUNCTION model_metrics(experiment text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
     threshold double precision DEFAULT 0.5, positive text[] DEFAULT '{saved,snipped}', time_zone text DEFAULT 'UTC')
@@ -238,4 +238,4 @@ END
 $$;
 COMMENT ON FUNCTION model_metrics IS 'Everything per variant: rates over shown, precision and recall of suggestions (score >= threshold), score distribution, engagement, time to process, satisfaction';
 REVOKE ALL ON FUNCTION model_metrics FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION model_metrics TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION model_metrics TO finetune_analyst;

@@ -17,7 +17,7 @@ DO $roles$
 DECLARE
     role_name text;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['pg_finetune_app', 'pg_finetune_analyst', 'pg_finetune_admin'] LOOP
+    FOREACH role_name IN ARRAY ARRAY['finetune_app', 'finetune_analyst', 'finetune_admin'] LOOP
         IF NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) role_name) THEN
             BEGIN
                 EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
@@ -29,9 +29,9 @@ BEGIN
 END
 $roles$;
 
-COMMENT ON ROLE pg_finetune_app IS 'pg_finetune: may ask for variants and query vectors, and log signals';
-COMMENT ON ROLE pg_finetune_analyst IS 'pg_finetune: may read everything but other people''s job secrets, and call metric functions';
-COMMENT ON ROLE pg_finetune_admin IS 'pg_finetune: may attach captures, freeze datasets, run jobs, experiments and schedules';
-GRANT pg_finetune_app, pg_finetune_analyst TO pg_finetune_admin;
+COMMENT ON ROLE finetune_app IS 'pg_finetune: may ask for variants and query vectors, and log signals';
+COMMENT ON ROLE finetune_analyst IS 'pg_finetune: may read everything but other people''s job secrets, and call metric functions';
+COMMENT ON ROLE finetune_admin IS 'pg_finetune: may attach captures, freeze datasets, run jobs, experiments and schedules';
+GRANT finetune_app, finetune_analyst TO finetune_admin;
 
-GRANT USAGE ON SCHEMA @extschema@ TO pg_finetune_app, pg_finetune_analyst, pg_finetune_admin;
+GRANT USAGE ON SCHEMA @extschema@ TO finetune_app, finetune_analyst, finetune_admin;

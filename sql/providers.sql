@@ -7,10 +7,10 @@ REVOKE ALL ON FUNCTION _validate_provider(text[], oid) FROM PUBLIC;
 
 CREATE FOREIGN DATA WRAPPER pg_finetune VALIDATOR _validate_provider;
 COMMENT ON FOREIGN DATA WRAPPER pg_finetune IS 'providers of fine-tuning: CREATE SERVER name FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol ''openai'', base_url ''https://...'')';
-GRANT USAGE ON FOREIGN DATA WRAPPER pg_finetune TO pg_finetune_admin;
+GRANT USAGE ON FOREIGN DATA WRAPPER pg_finetune TO finetune_admin;
 
 CREATE PROCEDURE check_provider(provider text, INOUT answer text DEFAULT NULL)
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_provider_wrapper';
 COMMENT ON PROCEDURE check_provider(text, text) IS 'Asks a provider for its list of models with the caller''s key and says what came back; CALL it outside a transaction block';
 REVOKE ALL ON PROCEDURE check_provider(text, text) FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE check_provider(text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON PROCEDURE check_provider(text, text) TO finetune_admin;

@@ -12,7 +12,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1
 AS 'MODULE_PATHNAME', 'compare_ratio_wrapper';
 COMMENT ON FUNCTION _compare_ratio IS 'Compares two ratios of sums over users: each arm is {users, sum M, sum D, sum M*M, sum D*D, sum M*D, largest D}';
 REVOKE ALL ON FUNCTION _compare_ratio FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _compare_ratio TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _compare_ratio TO finetune_analyst;
 
 CREATE FUNCTION _compare_split(observed bigint[], weights double precision[])
 RETURNS TABLE (chi_square double precision, p double precision, p_always double precision, smallest_expected double precision)
@@ -20,7 +20,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1
 AS 'MODULE_PATHNAME', 'compare_split_wrapper';
 COMMENT ON FUNCTION _compare_split IS 'Sample ratio mismatch: chi-square test and a test that may be looked at any time';
 REVOKE ALL ON FUNCTION _compare_split FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _compare_split TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _compare_split TO finetune_analyst;
 
 CREATE FUNCTION _exposed_users(experiment text) RETURNS TABLE (user_id text, variant text, variants integer, first_shown timestamptz)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -38,7 +38,7 @@ END
 $$;
 COMMENT ON FUNCTION _exposed_users IS 'Users of an experiment with their first variant and how many they saw; pinned testers left out';
 REVOKE ALL ON FUNCTION _exposed_users FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _exposed_users TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _exposed_users TO finetune_analyst;
 
 CREATE FUNCTION _ratio_sums(experiment text, threshold double precision, positive text[], outcome_window interval)
 RETURNS TABLE (metric text, variant text, sums bigint[])
@@ -81,14 +81,14 @@ END
 $$;
 COMMENT ON FUNCTION _ratio_sums IS 'Sufficient statistics of each metric and variant over users: M counts what happened, D how often it could have';
 REVOKE ALL ON FUNCTION _ratio_sums FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _ratio_sums TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _ratio_sums TO finetune_analyst;
 
 CREATE FUNCTION _percent(share double precision) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN to_char(100 * share, 'FM999999990.0') || ' %'; END $$;
 COMMENT ON FUNCTION _percent IS 'A share as a percentage with one decimal';
 REVOKE ALL ON FUNCTION _percent FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _percent TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _percent TO finetune_analyst;
 
 CREATE FUNCTION _result_sentence(metric text, claim text, verdict text, reason text,
     base double precision, fine_tuned double precision, lift double precision) RETURNS text
@@ -117,7 +117,7 @@ END
 $$;
 COMMENT ON FUNCTION _result_sentence IS 'One result in plain words';
 REVOKE ALL ON FUNCTION _result_sentence FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _result_sentence TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION _result_sentence TO finetune_analyst;
 
 CREATE FUNCTION experiment_results(experiment text, alpha double precision DEFAULT 0.05, threshold double precision DEFAULT 0.5,
     positive text[] DEFAULT '{saved,snipped}', outcome_window interval DEFAULT NULL)
@@ -165,4 +165,4 @@ END
 $$;
 COMMENT ON FUNCTION experiment_results IS 'One row per metric and target: estimates, difference and lift with intervals that hold however often one looks, and the verdict proved, refuted or open. fixed_* and p_fixed hold at one look at planned_users only. outcome_window counts only items shown at least that long ago';
 REVOKE ALL ON FUNCTION experiment_results FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION experiment_results TO pg_finetune_analyst;
+GRANT EXECUTE ON FUNCTION experiment_results TO finetune_analyst;

@@ -4,7 +4,7 @@ CREATE FUNCTION _next_tick(cron text, time_zone text, after timestamptz) RETURNS
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'next_tick_wrapper';
 COMMENT ON FUNCTION _next_tick(text, text, timestamptz) IS 'pg_finetune private: first tick of a cron text strictly after an instant, NULL = never';
 REVOKE ALL ON FUNCTION _next_tick(text, text, timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _next_tick(text, text, timestamptz) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _next_tick(text, text, timestamptz) TO finetune_admin;
 
 CREATE FUNCTION schedule_retraining(
     name               text,
@@ -59,7 +59,7 @@ END $$;
 COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) IS
     'Retrains by the clock: dataset, job, gate, experiment. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
 REVOKE ALL ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) TO finetune_admin;
 
 CREATE FUNCTION _check_schedule(name text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -73,7 +73,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _check_schedule(text) IS 'pg_finetune private: ERROR 42704 unless there is a schedule of that name';
 REVOKE ALL ON FUNCTION _check_schedule(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_schedule(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _check_schedule(text) TO finetune_admin;
 
 CREATE FUNCTION unschedule_retraining(name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -83,7 +83,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION unschedule_retraining(text) IS 'Ends a schedule; a run that is under way ends by itself, its rows stay';
 REVOKE ALL ON FUNCTION unschedule_retraining(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION unschedule_retraining(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION unschedule_retraining(text) TO finetune_admin;
 
 CREATE FUNCTION retrain_now(name text) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -95,7 +95,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION retrain_now(text) IS 'A tick of a schedule at once, by the same rules; the rhythm goes on afterwards';
 REVOKE ALL ON FUNCTION retrain_now(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION retrain_now(text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION retrain_now(text) TO finetune_admin;
 
 CREATE FUNCTION _end_run(schedule text, due_at timestamptz, state text, stage text, reason text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -106,7 +106,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _end_run(text, timestamptz, text, text, text) IS 'pg_finetune private: final state of a run and why';
 REVOKE ALL ON FUNCTION _end_run(text, timestamptz, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _end_run(text, timestamptz, text, text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _end_run(text, timestamptz, text, text, text) TO finetune_admin;
 
 CREATE FUNCTION _take_tick(schedule @extschema@.retraining_schedule) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -135,7 +135,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _take_tick(retraining_schedule) IS 'pg_finetune private: moves a schedule on to its next future tick, writes missed ones down and returns the tick to run';
 REVOKE ALL ON FUNCTION _take_tick(retraining_schedule) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _take_tick(retraining_schedule) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _take_tick(retraining_schedule) TO finetune_admin;
 
 CREATE FUNCTION _begin_run(schedule @extschema@.retraining_schedule, due_at timestamptz) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -179,7 +179,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _begin_run(retraining_schedule, timestamptz) IS 'pg_finetune private: dataset and job of one tick, or the reason why not';
 REVOKE ALL ON FUNCTION _begin_run(retraining_schedule, timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _begin_run(retraining_schedule, timestamptz) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _begin_run(retraining_schedule, timestamptz) TO finetune_admin;
 
 CREATE FUNCTION _continue_run(run @extschema@.retraining_run) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -217,7 +217,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _continue_run(retraining_run) IS 'pg_finetune private: once the job of a run has ended: gate, then experiment, or the reason why not';
 REVOKE ALL ON FUNCTION _continue_run(retraining_run) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _continue_run(retraining_run) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _continue_run(retraining_run) TO finetune_admin;
 
 CREATE FUNCTION _advance_retraining() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -237,4 +237,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _advance_retraining() IS 'pg_finetune private: one step of every run and schedule that has one to take';
 REVOKE ALL ON FUNCTION _advance_retraining() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _advance_retraining() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _advance_retraining() TO finetune_admin;

@@ -22,13 +22,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _profile(text, text, integer) IS 'pg_finetune private: mean of the unit vectors a user saved, and of those skipped (NULL below five), of the model''s dimensions';
 REVOKE ALL ON FUNCTION _profile(text, text, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _profile(text, text, integer) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _profile(text, text, integer) TO finetune_admin;
 
 CREATE FUNCTION _query_vector(user_id text, model text) RETURNS vector
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'query_vector_wrapper';
 COMMENT ON FUNCTION _query_vector(text, text) IS 'pg_finetune private: query vector of a user under a model, unit length';
 REVOKE ALL ON FUNCTION _query_vector(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _query_vector(text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _query_vector(text, text) TO finetune_admin;
 
 CREATE FUNCTION _check_user_id(user_id text) RETURNS void
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -48,7 +48,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _check_user_id(text) IS 'pg_finetune private: ERROR 22004 for NULL, 22023 for an empty user id';
 REVOKE ALL ON FUNCTION _check_user_id(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_user_id(text) TO pg_finetune_app, pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _check_user_id(text) TO finetune_app, finetune_analyst, finetune_admin;
 
 CREATE FUNCTION user_query(user_id text) RETURNS vector
     LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -59,7 +59,7 @@ END $$;
 COMMENT ON FUNCTION user_query(text) IS
     'The vector to search with for this user under the variant the user is in: ORDER BY embedding <=> user_query($1). Unit length; NULL while the user has saved nothing that has an embedding';
 REVOKE ALL ON FUNCTION user_query(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION user_query(text) TO pg_finetune_app, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION user_query(text) TO finetune_app, finetune_admin;
 
 CREATE FUNCTION user_query(user_id text, model text) RETURNS vector
     LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,17 +69,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION user_query(text, text) IS 'The same under a model of your choice, for comparing: ''base'' or an id of table model. ERROR 42704 for an unknown model';
 REVOKE ALL ON FUNCTION user_query(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION user_query(text, text) TO pg_finetune_app, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION user_query(text, text) TO finetune_app, finetune_admin;
 
 CREATE FUNCTION relevance_score(user_id text, embedding vector) RETURNS double precision
     LANGUAGE c STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'relevance_score_wrapper';
 COMMENT ON FUNCTION relevance_score(text, vector) IS
     'How relevant an item is to a user under the user''s variant, 0 to 1: calibrated probability of a save for trained models, (1 + cosine) / 2 for base. NULL without a profile or for a zero vector';
 REVOKE ALL ON FUNCTION relevance_score(text, vector) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION relevance_score(text, vector) TO pg_finetune_app, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION relevance_score(text, vector) TO finetune_app, finetune_admin;
 
 CREATE FUNCTION adapt(embedding vector, model text) RETURNS vector
     LANGUAGE c STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'adapt_wrapper';
 COMMENT ON FUNCTION adapt(vector, text) IS 'A vector taken through a model: matrix * v + bias, unit length; unchanged for ''base''. ERROR 42704 for an unknown model, 22023 for other dimensions';
 REVOKE ALL ON FUNCTION adapt(vector, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION adapt(vector, text) TO pg_finetune_app, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION adapt(vector, text) TO finetune_app, finetune_admin;

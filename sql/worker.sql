@@ -4,13 +4,13 @@ CREATE FUNCTION _launcher_pid() RETURNS integer
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'launcher_pid_wrapper';
 COMMENT ON FUNCTION _launcher_pid() IS 'pg_finetune private: process id of the launcher, NULL when none runs';
 REVOKE ALL ON FUNCTION _launcher_pid() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _launcher_pid() TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _launcher_pid() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _busy_trainers() RETURNS integer
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'busy_trainers_wrapper';
 COMMENT ON FUNCTION _busy_trainers() IS 'pg_finetune private: training processes in the whole server';
 REVOKE ALL ON FUNCTION _busy_trainers() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _busy_trainers() TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _busy_trainers() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _worker_obstacle() RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -27,7 +27,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _worker_obstacle() IS 'pg_finetune private: why no work may be done in this database, NULL = it may';
 REVOKE ALL ON FUNCTION _worker_obstacle() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _worker_obstacle() TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _worker_obstacle() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _lease() RETURNS interval
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -36,7 +36,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _lease() IS 'pg_finetune private: how long a holder may be silent';
 REVOKE ALL ON FUNCTION _lease() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _lease() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _lease() TO finetune_admin;
 
 CREATE FUNCTION _is_held(job @extschema@.fine_tuning_job) RETURNS boolean
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
@@ -46,7 +46,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _is_held(fine_tuning_job) IS 'pg_finetune private: whether a live process holds this job under a lease that has not run out';
 REVOKE ALL ON FUNCTION _is_held(fine_tuning_job) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _is_held(fine_tuning_job) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _is_held(fine_tuning_job) TO finetune_admin;
 
 CREATE FUNCTION _end_job(job uuid, token bigint, state text, stage text,
                          error_code text DEFAULT NULL, error_message text DEFAULT NULL, error_hint text DEFAULT NULL) RETURNS boolean
@@ -67,7 +67,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _end_job(uuid, bigint, text, text, text, text, text) IS 'pg_finetune private: final state of a job, if the caller''s token still holds it';
 REVOKE ALL ON FUNCTION _end_job(uuid, bigint, text, text, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _end_job(uuid, bigint, text, text, text, text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _end_job(uuid, bigint, text, text, text, text, text) TO finetune_admin;
 
 CREATE FUNCTION _end_overdue_jobs() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -95,7 +95,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _end_overdue_jobs() IS 'pg_finetune private: ends jobs that nobody holds and that were cancelled, ran out of time or out of attempts';
 REVOKE ALL ON FUNCTION _end_overdue_jobs() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _end_overdue_jobs() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _end_overdue_jobs() TO finetune_admin;
 
 CREATE FUNCTION _due_jobs(most integer) RETURNS SETOF uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -107,7 +107,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _due_jobs(integer) IS 'pg_finetune private: jobs to start now, oldest first';
 REVOKE ALL ON FUNCTION _due_jobs(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _due_jobs(integer) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _due_jobs(integer) TO finetune_admin;
 
 CREATE FUNCTION _postpone_job(job uuid, stage text, delay interval) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -117,7 +117,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _postpone_job(uuid, text, interval) IS 'pg_finetune private: not before now + delay, and why';
 REVOKE ALL ON FUNCTION _postpone_job(uuid, text, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _postpone_job(uuid, text, interval) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _postpone_job(uuid, text, interval) TO finetune_admin;
 
 CREATE FUNCTION _claim_job(job uuid, OUT token bigint, OUT dataset_id uuid, OUT hyperparameters jsonb, OUT seed bigint, OUT model_id text)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -144,7 +144,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _claim_job(uuid) IS 'pg_finetune private: takes a job for this process; token NULL = somebody else has it, or it has ended';
 REVOKE ALL ON FUNCTION _claim_job(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _claim_job(uuid) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _claim_job(uuid) TO finetune_admin;
 
 CREATE FUNCTION _heartbeat(job uuid, token bigint, stage text, progress double precision, step bigint, steps bigint,
                            loss double precision, validation_auc double precision) RETURNS text
@@ -166,7 +166,7 @@ END $$;
 COMMENT ON FUNCTION _heartbeat(uuid, bigint, text, double precision, bigint, bigint, double precision, double precision) IS
     'pg_finetune private: renews the lease and shows progress; returns held, lost (another process took over), cancelled or expired';
 REVOKE ALL ON FUNCTION _heartbeat(uuid, bigint, text, double precision, bigint, bigint, double precision, double precision) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _heartbeat(uuid, bigint, text, double precision, bigint, bigint, double precision, double precision) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _heartbeat(uuid, bigint, text, double precision, bigint, bigint, double precision, double precision) TO finetune_admin;
 
 CREATE FUNCTION _attempt_failed(job uuid, token bigint, error_code text, error_message text, error_hint text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -182,7 +182,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) IS 'pg_finetune private: gives a job back after an error that may pass, to be tried again later and later';
 REVOKE ALL ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) TO finetune_admin;
 
 CREATE FUNCTION _save_model(job uuid, token bigint, model_id text, adapter jsonb, matrix real[], bias real[], digest bytea, evaluation jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -208,7 +208,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) IS 'pg_finetune private: registers the model, its weights and its evaluation and ends the job, all or nothing; false = the caller lost the job';
 REVOKE ALL ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) TO finetune_admin;
 
 CREATE FUNCTION _next_due_at() RETURNS timestamptz
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
@@ -220,13 +220,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _next_due_at() IS 'pg_finetune private: when something will be due by itself, NULL = never';
 REVOKE ALL ON FUNCTION _next_due_at() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _next_due_at() TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION _next_due_at() TO finetune_analyst, finetune_admin;
 
 CREATE PROCEDURE run_due_work()
     LANGUAGE c AS 'MODULE_PATHNAME', 'run_due_work_wrapper';
 COMMENT ON PROCEDURE run_due_work() IS 'One round of the worker in this session, training included: for servers that allow no background worker, and for pg_cron. CALL it outside a transaction block; it commits after every step';
 REVOKE ALL ON PROCEDURE run_due_work() FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE run_due_work() TO pg_finetune_admin;
+GRANT EXECUTE ON PROCEDURE run_due_work() TO finetune_admin;
 
 CREATE FUNCTION worker_status(
     OUT state text, OUT launcher_pid integer, OUT preloaded boolean, OUT busy_trainers integer, OUT max_trainers integer,
@@ -258,7 +258,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION worker_status() IS 'One row: what the worker does in this database, what it waits for and the command that would help';
 REVOKE ALL ON FUNCTION worker_status() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION worker_status() TO pg_finetune_analyst, pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION worker_status() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION pause_worker() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -267,7 +267,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pause_worker() IS 'No new job, schedule or rollout step begins in this database until resume_worker(); a job that trains goes on (cancel_job stops it)';
 REVOKE ALL ON FUNCTION pause_worker() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pause_worker() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION pause_worker() TO finetune_admin;
 
 CREATE FUNCTION resume_worker() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -277,7 +277,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION resume_worker() IS 'Undoes pause_worker()';
 REVOKE ALL ON FUNCTION resume_worker() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION resume_worker() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION resume_worker() TO finetune_admin;
 
 CREATE FUNCTION adopt_database() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -289,4 +289,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION adopt_database() IS 'Says that this restored or cloned database is the one that goes on: open jobs and schedules run here from now on';
 REVOKE ALL ON FUNCTION adopt_database() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION adopt_database() TO pg_finetune_admin;
+GRANT EXECUTE ON FUNCTION adopt_database() TO finetune_admin;

@@ -1,4 +1,4 @@
-//! Support functions of the aggregates and of experiment_results and experiment_health (sql/aggregates.sql, sql/results.sql).
+//! Support functions of the aggregates and of experiment_results and experiment_health (sql/aggregates.sql, results.sql, health.sql).
 
 use crate::core::stats::confusion::Confusion;
 use crate::core::stats::margin::Claim;
@@ -9,11 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_step(
-    state: Array<i64>,
-    actual: bool,
-    predicted: bool,
-) -> Result<Vec<i64>, ErrorReport> {
+fn confusion_step(state: Array<i64>, actual: bool, predicted: bool) -> Result<Vec<i64>, ErrorReport> {
     counts(confusion(state)?.step(actual, predicted))
 }
 
@@ -38,19 +34,15 @@ fn confusion_f1(state: Array<i64>) -> Result<Option<f64>, ErrorReport> {
 }
 
 fn confusion(state: Array<i64>) -> Result<Confusion, UserError> {
-    let [tp, fp, fn_] = not_negative(
-        state,
-        "the state of a precision_score, recall_score or f1_score",
-    )?;
+    let [tp, fp, fn_] = not_negative(state, "the state of a precision_score, recall_score or f1_score")?;
     Ok(Confusion { tp, fp, fn_ })
 }
 
 fn counts(state: Option<Confusion>) -> Result<Vec<i64>, ErrorReport> {
     let state = state.ok_or_else(|| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            "too many rows to count in 64 bits",
-        )
+        UserError::new(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, "too many rows to count")
+            .detail("Counts are kept in 64 bits.")
+            .hint("Aggregate fewer rows at a time.")
     })?;
     Ok(vec![state.tp, state.fp, state.fn_])
 }
@@ -62,27 +54,12 @@ fn not_negative<const N: usize>(array: Array<i64>, what: &str) -> Result<[i64; N
         .collect::<Option<Vec<i64>>>()
         .filter(|numbers| numbers.iter().all(|&n| n >= 0))
         .and_then(|numbers| numbers.try_into().ok())
-        .ok_or_else(|| UserError::invalid(format!("{what} is {N} counts, none negative or NULL")))
+        .ok_or_else(|| {
+            UserError::invalid(format!("{what} is {N} counts"))
+                .detail("A count is neither negative nor NULL.")
+                .hint("Call the aggregates and experiment_results(), which keep these arrays themselves.")
+        })
 }
-
-type Comparison = (
-    name!(base_estimate, Option<f64>),
-    name!(new_estimate, Option<f64>),
-    name!(difference, Option<f64>),
-    name!(difference_low, Option<f64>),
-    name!(difference_high, Option<f64>),
-    name!(p_always, Option<f64>),
-    name!(fixed_low, Option<f64>),
-    name!(fixed_high, Option<f64>),
-    name!(p_fixed, Option<f64>),
-    name!(lift, Option<f64>),
-    name!(lift_low, Option<f64>),
-    name!(lift_high, Option<f64>),
-    name!(design_effect, Option<f64>),
-    name!(p_target, Option<f64>),
-    name!(verdict, String),
-    name!(reason, Option<String>),
-);
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
 fn compare_ratio(
@@ -92,30 +69,41 @@ fn compare_ratio(
     higher_is_better: bool,
     alpha: f64,
     planned_users: i32,
-) -> Result<TableIterator<'static, Comparison>, ErrorReport> {
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(base_estimate, Option<f64>),
+            name!(new_estimate, Option<f64>),
+            name!(difference, Option<f64>),
+            name!(difference_low, Option<f64>),
+            name!(difference_high, Option<f64>),
+            name!(p_always, Option<f64>),
+            name!(fixed_low, Option<f64>),
+            name!(fixed_high, Option<f64>),
+            name!(p_fixed, Option<f64>),
+            name!(lift, Option<f64>),
+            name!(lift_low, Option<f64>),
+            name!(lift_high, Option<f64>),
+            name!(design_effect, Option<f64>),
+            name!(p_target, Option<f64>),
+            name!(verdict, String),
+            name!(reason, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
     if !(alpha > 0.0 && alpha < 1.0) {
-        return Err(
-            UserError::invalid(format!("alpha {alpha} is not between 0 and 1"))
-                .hint("0.05 is usual: one wrong verdict in twenty experiments without an effect.")
-                .into(),
-        );
+        return Err(UserError::invalid(format!("alpha {alpha} is not between 0 and 1"))
+            .detail("alpha is the share of experiments without an effect in which an interval may be wrong.")
+            .hint("alpha => 0.05 is usual.")
+            .into());
     }
-    let claim = if higher_is_better {
-        Claim::AtLeast(margin)
-    } else {
-        Claim::AtMost(margin)
-    };
-    let question = Question {
-        claim,
-        alpha,
-        planned_users: f64::from(planned_users.max(1)),
-    };
+    let claim = if higher_is_better { Claim::AtLeast(margin) } else { Claim::AtMost(margin) };
+    let question = Question { claim, alpha, planned_users: f64::from(planned_users.max(1)) };
     let answer = compare(&sums(base)?, &sums(new)?, &question);
     let compared = answer.compared;
-    let fixed = compared.and_then(|c| {
-        c.fixed
-            .map(|(half, p)| (c.difference - half, c.difference + half, p))
-    });
+    let fixed = compared.and_then(|c| c.fixed.map(|(half, p)| (c.difference - half, c.difference + half, p)));
     let lift = compared.and_then(|c| c.lift);
     Ok(TableIterator::once((
         answer.base,
@@ -139,36 +127,32 @@ fn compare_ratio(
 
 fn sums(array: Array<i64>) -> Result<Sums, UserError> {
     let [users, m, d, mm, dd, md, largest_d] = not_negative(array, "the sums of an arm")?;
-    Ok(Sums {
-        users,
-        m,
-        d,
-        mm,
-        dd,
-        md,
-        largest_d,
-    })
+    Ok(Sums { users, m, d, mm, dd, md, largest_d })
 }
-
-type Split = (
-    name!(chi_square, Option<f64>),
-    name!(p, Option<f64>),
-    name!(p_always, Option<f64>),
-    name!(smallest_expected, Option<f64>),
-);
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
 fn compare_split(
     observed: Array<i64>,
     weights: Array<f64>,
-) -> Result<TableIterator<'static, Split>, ErrorReport> {
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(chi_square, Option<f64>),
+            name!(p, Option<f64>),
+            name!(p_always, Option<f64>),
+            name!(smallest_expected, Option<f64>),
+        ),
+    >,
+    ErrorReport,
+> {
     let observed: Option<Vec<i64>> = observed.iter().collect();
     let weights: Option<Vec<f64>> = weights.iter().collect();
-    let (observed, weights) = observed
-        .zip(weights)
-        .filter(|(observed, weights)| observed.len() == weights.len())
-        .ok_or_else(|| {
-            UserError::invalid("observed users and weights must be as many, none NULL")
+    let (observed, weights) =
+        observed.zip(weights).filter(|(observed, weights)| observed.len() == weights.len()).ok_or_else(|| {
+            UserError::invalid("observed users and weights do not belong together")
+                .detail("There is one number of users and one weight for each arm, none NULL.")
+                .hint("Call experiment_health(), which passes both.")
         })?;
     let split = srm::mismatch(&observed, &weights);
     Ok(TableIterator::once((

@@ -1,5 +1,6 @@
 //! Pure logic: knows no Postgres, tested by plain `cargo test`.
 
+pub mod dataset;
 pub mod experiment;
 pub mod schedule;
 pub mod stats;

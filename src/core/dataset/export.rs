@@ -112,12 +112,8 @@ impl Listener {
     }
 
     /// Number of lines, one per example of the side.
-    pub fn len(&self) -> usize {
+    pub fn lines(&self) -> usize {
         self.lines.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
     }
 
     /// The `number`-th line.

@@ -120,7 +120,7 @@ fn a_profile_holds_the_newest_saves_of_the_train_side() {
     assert!(line.contains(r#""content":"no""#));
 
     let test = Listener::new("u".to_owned(), all, Split::Test);
-    assert_eq!(test.len(), 1);
+    assert_eq!(test.lines(), 1);
     let line = test.line(Format::OpenaiChat, 0).unwrap();
     assert!(line.contains(r"- save 2\n\n") && line.contains(r"passage?\nsave 7"), "{line}");
 }

@@ -7,8 +7,7 @@ use std::collections::HashSet;
 use std::str::FromStr;
 
 use rand::seq::SliceRandom;
-use rand::Rng;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_xoshiro::SplitMix64;
 use sha2::{Digest, Sha256};
 

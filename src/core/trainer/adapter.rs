@@ -22,7 +22,11 @@ impl Adapter {
     pub fn identity(dim: usize) -> Self {
         let mut matrix = vec![0.0; dim * dim];
         (0..dim).for_each(|i| matrix[i * dim + i] = 1.0);
-        Self { dim, matrix, bias: vec![0.0; dim], gamma: 0.0, score_scale: 1.0, score_offset: 0.0 }
+        Self { matrix, bias: vec![0.0; dim], ..Self::without_weights(dim) }
+    }
+
+    pub(super) fn without_weights(dim: usize) -> Self {
+        Self { dim, matrix: Vec::new(), bias: Vec::new(), gamma: 0.0, score_scale: 1.0, score_offset: 0.0 }
     }
 
     /// The unit vector to search with: u(A q + o) + gamma u(q - s), where q and s are the means of the user's saved
@@ -88,9 +92,7 @@ impl Adapter {
     }
 
     fn add_negative(&self, query: &mut [f32], saved_mean: &[f32], skipped_mean: Option<&[f32]>) {
-        let Some(skipped_mean) = skipped_mean.filter(|_| self.gamma != 0.0) else {
-            return;
-        };
+        let Some(skipped_mean) = skipped_mean.filter(|_| self.gamma != 0.0) else { return };
         let mut away: Vec<f32> = saved_mean.iter().zip(skipped_mean).map(|(q, s)| q - s).collect();
         normalise(&mut away);
         let before = query.to_vec();

@@ -108,9 +108,7 @@ impl Space {
 
     /// The rows in this space; `None` for the raw space, where they are what they were.
     pub fn transform(&self, rows: &Rows, watch: &mut Watch<'_>) -> Result<Option<Rows>, Error> {
-        let Some(Calibration { mean, whitening }) = &self.calibration else {
-            return Ok(None);
-        };
+        let Some(Calibration { mean, whitening }) = &self.calibration else { return Ok(None) };
         let mut out = Rows::zeros(rows.len(), rows.dim);
         let (size, w) = (BLOCK * self.dim, Matrix::new(whitening, self.dim, self.dim).transposed());
         for (input, output) in rows.data.chunks(size).zip(out.data.chunks_mut(size)) {
@@ -123,7 +121,7 @@ impl Space {
     }
 
     /// The query side as one matrix and one offset in the raw space: A = W' (I + D) W with trace d, o = -A mean.
-    pub fn fold(&self, residual: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
+    pub fn fold(&self, residual: Option<&[f32]>) -> Folded {
         let dim = self.dim;
         let mut core = residual.map_or_else(|| vec![0.0; dim * dim], <[f32]>::to_vec);
         (0..dim).for_each(|i| core[i * dim + i] += 1.0);
@@ -149,8 +147,14 @@ impl Space {
                 .map(|row| -row.iter().zip(mean).map(|(&a, m)| f64::from(a) * m).sum::<f64>() as f32)
                 .collect(),
         };
-        (matrix, bias)
+        Folded { matrix, bias }
     }
+}
+
+/// A model of the query side: q' = matrix q + bias.
+pub(super) struct Folded {
+    pub matrix: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

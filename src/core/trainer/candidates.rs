@@ -1,10 +1,12 @@
 //! The models that are tried, and which of them is taken to the gate.
 
+use std::rc::Rc;
+
 use serde::Serialize;
 
 use super::adapter::Adapter;
 use super::error::Error;
-use super::evaluate::{average, measure_queries, scores, Coverage};
+use super::evaluate::{average, measure_queries, scores, Coverage, Measures};
 use super::fit::Epoch;
 use super::panel::Panel;
 use super::progress::Watch;
@@ -17,7 +19,9 @@ pub(super) struct Candidate {
     /// `None` = the raw space.
     pub shrinkage: Option<f64>,
     pub trained: bool,
-    pub adapter: Adapter,
+    pub gamma: f32,
+    /// Without gamma: the same for all gammas.
+    pub folded: Rc<Adapter>,
 }
 
 /// How a candidate did on the selection users.
@@ -50,20 +54,24 @@ pub(super) fn name(shrinkage: Option<f64>, trained: bool, gamma: f32) -> String 
         Some(1.0) => format!("{stage} centred"),
         Some(shrinkage) => format!("{stage} {shrinkage}"),
     };
-    if gamma == 0.0 {
-        name
-    } else {
-        format!("{name} gamma {gamma}")
-    }
+    if gamma == 0.0 { name } else { format!("{name} gamma {gamma}") }
 }
 
 impl Candidate {
     pub fn name(&self) -> String {
-        name(self.shrinkage, self.trained, self.adapter.gamma)
+        name(self.shrinkage, self.trained, self.gamma)
+    }
+
+    pub fn adapter(&self) -> Adapter {
+        Adapter { gamma: self.gamma, ..(*self.folded).clone() }
     }
 
     pub fn is_base(&self) -> bool {
-        self.shrinkage.is_none() && !self.trained && self.adapter.gamma == 0.0
+        self.is_plain(None, false)
+    }
+
+    fn is_plain(&self, shrinkage: Option<f64>, trained: bool) -> bool {
+        self.shrinkage == shrinkage && self.trained == trained && self.gamma == 0.0
     }
 
     fn report(&self) -> CandidateReport {
@@ -71,7 +79,7 @@ impl Candidate {
             name: self.name(),
             shrinkage: self.shrinkage,
             trained: self.trained,
-            gamma: self.adapter.gamma,
+            gamma: self.gamma,
             auc: None,
             coverage_10: None,
             refused: None,
@@ -86,52 +94,65 @@ pub(super) struct Choice {
 
 /// Without enough users to choose on: the closed form, which needs no events.
 pub(super) fn by_default(candidates: &[Candidate], shrinkage: Option<f64>) -> Choice {
-    let is_default = |c: &Candidate| c.shrinkage == shrinkage && !c.trained && c.adapter.gamma == 0.0;
     Choice {
-        chosen: candidates.iter().position(is_default).unwrap_or(0),
+        chosen: candidates.iter().position(|c| c.is_plain(shrinkage, false)).unwrap_or(0),
         reports: candidates.iter().map(Candidate::report).collect(),
     }
 }
 
-/// The best mean AUC among those that keep the base's coverage; within one standard error of it the closed form, then
-/// the trained one, of the default shrinkage. The first candidate is the base.
-pub(super) fn select(
-    candidates: &[Candidate],
-    default_shrinkage: Option<f64>,
-    panel: &Panel,
-    items: &Rows,
-    coverage: &Coverage,
-    watch: &mut Watch<'_>,
-) -> Result<Choice, Error> {
-    let mut reports = Vec::new();
-    let mut aucs: Vec<Vec<f64>> = Vec::new();
-    let mut base_coverage = 0.0;
-    for (index, candidate) in candidates.iter().enumerate() {
-        let queries = candidate.adapter.queries(&panel.saved_means, &panel.skipped_means);
-        let measures = measure_queries(panel, items, &queries, watch)?;
-        let covered = coverage.of(&queries, watch)?;
-        if index == 0 {
-            base_coverage = covered;
+/// Whom candidates are compared on.
+pub(super) struct Selection<'a> {
+    pub panel: &'a Panel,
+    pub items: &'a Rows,
+    /// Users and items on which coverage must be kept. It needs no labels, so the gate's users may be among them: what
+    /// the gate would refuse for its coverage need not be chosen.
+    pub covered: [(&'a Panel, &'a Coverage); 2],
+    pub default_shrinkage: Option<f64>,
+}
+
+impl Selection<'_> {
+    /// The best mean AUC among those that keep the base's coverage; within one standard error of it the closed form,
+    /// then the trained one, of the default shrinkage. The first candidate is the base.
+    pub fn choose(&self, candidates: &[Candidate], watch: &mut Watch<'_>) -> Result<Choice, Error> {
+        let (mut reports, mut aucs) = (Vec::new(), Vec::new());
+        let mut base_coverage = [0.0; 2];
+        for (index, candidate) in candidates.iter().enumerate() {
+            let adapter = candidate.adapter();
+            let measures = self.measure(&adapter, watch)?;
+            let coverage = self.coverage(&adapter, watch)?;
+            if index == 0 {
+                base_coverage = coverage;
+            }
+            let lost = coverage.into_iter().zip(base_coverage).find(|(now, base)| *now < MIN_COVERAGE * base);
+            reports.push(CandidateReport {
+                auc: Some(average(&measures, |m| m.auc)),
+                coverage_10: Some(coverage[0]),
+                refused: lost.map(|(now, base)| format!("shows too few different items: coverage {now:.3}, base has {base:.3}")),
+                ..candidate.report()
+            });
+            aucs.push(measures.iter().map(|m| m.auc).collect::<Vec<f64>>());
         }
-        let narrow = covered < MIN_COVERAGE * base_coverage;
-        let refused = narrow
-            .then(|| format!("shows too few different items: coverage {covered:.3}, base has {base_coverage:.3}"));
-        reports.push(CandidateReport {
-            auc: Some(average(&measures, |m| m.auc)),
-            coverage_10: Some(covered),
-            refused,
-            ..candidate.report()
-        });
-        aucs.push(measures.iter().map(|m| m.auc).collect());
+        let best = best_of(&reports);
+        let simple = |trained| {
+            let fits = |c: &Candidate| c.is_plain(self.default_shrinkage, trained);
+            candidates.iter().position(fits).filter(|&i| reports[i].refused.is_none())
+        };
+        let close = |&simple: &usize| within_one_standard_error(&aucs[best], &aucs[simple]);
+        let chosen = [simple(false), simple(true)].into_iter().flatten().find(close).unwrap_or(best);
+        Ok(Choice { chosen, reports })
     }
-    let best = best_of(&reports);
-    let simple = |trained| {
-        let fits = |c: &Candidate| c.shrinkage == default_shrinkage && c.trained == trained && c.adapter.gamma == 0.0;
-        candidates.iter().position(fits).filter(|&i| reports[i].refused.is_none())
-    };
-    let close = |&simple: &usize| within_one_standard_error(&aucs[best], &aucs[simple]);
-    let chosen = [simple(false), simple(true)].into_iter().flatten().find(close).unwrap_or(best);
-    Ok(Choice { chosen, reports })
+
+    fn measure(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Vec<Measures>, Error> {
+        let queries = adapter.queries(&self.panel.saved_means, &self.panel.skipped_means);
+        measure_queries(self.panel, self.items, &queries, watch)
+    }
+
+    fn coverage(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<[f64; 2], Error> {
+        let mut of = |(panel, coverage): (&Panel, &Coverage)| {
+            coverage.of(&adapter.queries(&panel.saved_means, &panel.skipped_means), watch)
+        };
+        Ok([of(self.covered[0])?, of(self.covered[1])?])
+    }
 }
 
 fn best_of(reports: &[CandidateReport]) -> usize {
@@ -199,11 +220,7 @@ fn logistic(points: &[(f64, bool)]) -> (f64, f64) {
             break;
         }
     }
-    if scale > 0.0 && offset.is_finite() {
-        (scale, offset)
-    } else {
-        (0.0, prior)
-    }
+    if scale > 0.0 && offset.is_finite() { (scale, offset) } else { (0.0, prior) }
 }
 
 #[cfg(test)]
@@ -242,8 +259,7 @@ mod tests {
 
     #[test]
     fn names_tell_candidates_apart() {
-        let names =
-            [name(None, false, 0.0), name(None, true, 0.0), name(Some(1.0), false, 0.0), name(Some(0.7), true, 1.0)];
+        let names = [name(None, false, 0.0), name(None, true, 0.0), name(Some(1.0), false, 0.0), name(Some(0.7), true, 1.0)];
         assert_eq!(names, ["identity", "trained raw", "closed centred", "trained 0.7 gamma 1"]);
     }
 }

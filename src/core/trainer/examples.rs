@@ -121,9 +121,7 @@ impl Examples {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
-        let rank = |&i: &usize| {
-            rng::hash(params.seed, &["cap", &self.profile[i].to_string(), &self.example(i)[0].to_string()])
-        };
+        let rank = |&i: &usize| rng::hash(params.seed, &["cap", &self.profile[i].to_string(), &self.example(i)[0].to_string()]);
         order.sort_by_cached_key(rank);
         order.truncate(params.max_examples);
         order.sort_unstable();
@@ -165,7 +163,8 @@ mod tests {
         let users = [User { name: "adam".into(), train, test: Vec::new() }];
         let mut items = Rows::zeros(10, 10);
         (0..10).for_each(|i| items.row_mut(i)[i] = 1.0);
-        items.row_mut(9).copy_from_slice(&items.row(0).to_vec());
+        items.row_mut(9)[9] = 0.0;
+        items.row_mut(9)[0] = 1.0;
         Examples::build(&users, &[0], &items, params, &mut Watch::new(&mut Unobserved, None)).unwrap()
     }
 

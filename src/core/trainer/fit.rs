@@ -17,8 +17,8 @@ use super::vectors::{add_scaled, dot, norm, normalise, product, Matrix, Rows};
 /// Dimensions up to which the residual is a full matrix; beyond, a product of two thin ones.
 const MAX_FULL: usize = 1024;
 const RANK: usize = 32;
-/// Length of a residual that has left the neighbourhood of its start.
-const MAX_NORM: f64 = 10.0;
+/// Length of a residual that has left the neighbourhood of its start, in lengths of the identity of its dimension.
+const MAX_NORM: f64 = 2.0;
 /// Share of the first spread of scores below which all items look alike.
 const MIN_SPREAD: f64 = 0.05;
 /// Profiles shorter than this have no direction left once the saved item itself is taken out.
@@ -153,9 +153,10 @@ impl Task<'_> {
         if !loss.is_finite() || !length.is_finite() {
             return Err(self.diverged("loss or weights are not finite; a smaller learning_rate may help".into()));
         }
-        if length > MAX_NORM {
+        let limit = MAX_NORM * (self.items.dim as f64).sqrt();
+        if length > limit {
             return Err(self.diverged(format!(
-                "weights moved by {length:.1}, more than {MAX_NORM}; a smaller learning_rate or a larger lambda may help"
+                "weights moved by {length:.1}, more than {limit:.1}; a smaller learning_rate or a larger lambda may help"
             )));
         }
         Ok(())
@@ -288,7 +289,9 @@ impl Trainer {
     /// Anchors (the user's other saved items), their queries and the scores of all items of the batch.
     fn forward(&mut self, task: &Task<'_>, residual: &Residual, chosen: &[u32]) {
         let (dim, examples) = (task.items.dim, task.examples);
-        for (&index, (anchor, weight)) in chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights)) {
+        for (&index, (anchor, weight)) in
+            chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights))
+        {
             let (index, positive) = (index as usize, examples.example(index as usize)[0] as usize);
             anchor.copy_from_slice(self.sums.row(examples.profile[index] as usize));
             add_scaled(anchor, -1.0, task.items.row(positive));

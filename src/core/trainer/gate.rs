@@ -316,9 +316,7 @@ mod tests {
         let (verdict, reason) = judge(&good(), 15, false);
         assert_eq!((verdict, reason.as_str()), (Verdict::NotEnoughData, "15 users acted, at least 16 are needed"));
         let (verdict, reason) = judge(&Evaluation { users: 19, ..good() }, 100, false);
-        assert!(
-            verdict == Verdict::NotEnoughData && reason.starts_with("19 users") && reason.contains("20 are needed")
-        );
+        assert!(verdict == Verdict::NotEnoughData && reason.starts_with("19 users") && reason.contains("20 are needed"));
         let (verdict, reason) = judge(&Evaluation { examples: 199, ..good() }, 100, false);
         assert!(verdict == Verdict::NotEnoughData && reason.contains("199 newest items, at least 200"));
     }

@@ -158,22 +158,17 @@ fn group(
     let mut sorted: Vec<(u32, Split, Action)> = events
         .iter()
         .map(|e| {
-            let action = Action {
-                item: item_place[e.item as usize],
-                saved: e.saved,
-                surface: e.surface,
-                at: e.at,
-                weight: e.weight,
-            };
+            let action =
+                Action { item: item_place[e.item as usize], saved: e.saved, surface: e.surface, at: e.at, weight: e.weight };
             (user_place[e.user as usize], e.split, action)
         })
         .collect();
     // The whole event is the key, so that equal keys are equal events and the reader's order cannot matter.
-    sorted.sort_by_key(|&(user, split, a)| {
-        (user, a.item, a.at, split == Split::Test, a.saved, a.surface, a.weight.to_bits())
-    });
-    let mut users: Vec<User> =
-        user_order.iter().map(|&index| User { name: user_names[index as usize].clone(), ..User::default() }).collect();
+    sorted.sort_by_key(|&(user, split, a)| (user, a.item, a.at, split == Split::Test, a.saved, a.surface, a.weight.to_bits()));
+    let mut users: Vec<User> = user_order
+        .iter()
+        .map(|&index| User { name: user_names[index as usize].clone(), ..User::default() })
+        .collect();
     for (index, &(user, split, action)) in sorted.iter().enumerate() {
         // A changed mind counts once, by its last state: an item skipped first and saved later is never a negative.
         if sorted.get(index + 1).is_some_and(|next| next.0 == user && next.2.item == action.item) {
@@ -206,8 +201,7 @@ mod tests {
     use super::*;
 
     fn input() -> Input {
-        let event =
-            |user, item, saved, at| Event { user, item, saved, split: Split::Train, surface: 0, at, weight: 1.0 };
+        let event = |user, item, saved, at| Event { user, item, saved, split: Split::Train, surface: 0, at, weight: 1.0 };
         Input {
             dim: 2,
             items: vec![0.0, 2.0, 3.0, 0.0],

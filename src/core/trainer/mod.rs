@@ -45,8 +45,10 @@ pub use loss::Loss;
 pub use params::Params;
 pub use progress::{Observer, Progress, Stop, Unobserved};
 
-use calibrate::{Moments, Space};
-use candidates::{name, Candidate, Choice};
+use std::rc::Rc;
+
+use calibrate::{Folded, Moments, Space};
+use candidates::{name, Candidate, Choice, Selection};
 use evaluate::Coverage;
 use examples::Examples;
 use fit::Task;
@@ -121,9 +123,9 @@ impl<'a> Run<'a> {
         let choice = self.choose(&trained.candidates, watch)?;
         let chosen = &trained.candidates[choice.chosen];
         watch.stage("evaluating", 0.93)?;
-        let evaluation = self.evaluate(&chosen.adapter, watch)?;
+        let mut adapter = chosen.adapter();
+        let evaluation = self.evaluate(&adapter, watch)?;
         let (verdict, reason) = gate::judge(&evaluation, self.data.users.len(), chosen.is_base());
-        let mut adapter = chosen.adapter.clone();
         if !self.selection.members.is_empty() {
             (adapter.score_scale, adapter.score_offset) =
                 candidates::calibrate_scores(&adapter, &self.selection, &self.data.items);
@@ -148,15 +150,11 @@ impl<'a> Run<'a> {
     fn training_refusal(&self, examples: &Examples) -> Option<String> {
         let (found, needed) = (self.data.train_events, self.params.min_events_training);
         if found < needed {
-            return Some(format!(
-                "{found} events in the training part, {needed} are needed to train; only the closed form was tried"
-            ));
+            return Some(format!("{found} events in the training part, {needed} are needed to train; only the closed form was tried"));
         }
         if !self.can_select() {
             let users = self.selection.members.len();
-            return Some(format!(
-                "{users} users to select on, {MIN_SELECTION} are needed to train; only the closed form was tried"
-            ));
+            return Some(format!("{users} users to select on, {MIN_SELECTION} are needed to train; only the closed form was tried"));
         }
         (examples.len() == 0).then(|| {
             "no user to train on has both saved and skipped items of one surface; only the closed form was tried".into()
@@ -179,8 +177,8 @@ impl<'a> Run<'a> {
     fn candidates(&self, watch: &mut Watch<'_>) -> Result<Trained, Error> {
         let examples = Examples::build(&self.data.users, &self.fit, &self.data.items, self.params, watch)?;
         let note = self.training_refusal(&examples);
-        let mut candidates =
-            vec![Candidate { shrinkage: None, trained: false, adapter: Adapter::identity(self.moments.dim()) }];
+        let identity = Rc::new(Adapter::identity(self.moments.dim()));
+        let mut candidates = vec![Candidate { shrinkage: None, trained: false, gamma: 0.0, folded: identity }];
         let mut trainings = Vec::new();
         let shrinkages = self.shrinkages();
         for (index, &shrinkage) in shrinkages.iter().enumerate() {
@@ -188,15 +186,14 @@ impl<'a> Run<'a> {
                 None => Space::raw(self.moments.dim()),
                 Some(s) => Space::shrunk(&self.moments, s, watch)?,
             };
-            self.add(&mut candidates, shrinkage, false, &space.fold(None));
+            self.add(&mut candidates, shrinkage, false, space.fold(None));
             if note.is_some() {
                 continue;
             }
             let part = |i: usize| 0.05 + 0.8 * i as f64 / shrinkages.len() as f64;
-            let (residual, report) =
-                self.train_in(&space, shrinkage, &examples, (part(index), part(index + 1)), watch)?;
+            let (residual, report) = self.train_in(&space, shrinkage, &examples, (part(index), part(index + 1)), watch)?;
             if let Some(residual) = residual {
-                self.add(&mut candidates, shrinkage, true, &space.fold(Some(&residual)));
+                self.add(&mut candidates, shrinkage, true, space.fold(Some(&residual)));
             }
             trainings.push(report);
         }
@@ -204,17 +201,11 @@ impl<'a> Run<'a> {
     }
 
     /// One candidate for every gamma; the base is there already.
-    fn add(
-        &self,
-        candidates: &mut Vec<Candidate>,
-        shrinkage: Option<f64>,
-        trained: bool,
-        folded: &(Vec<f32>, Vec<f32>),
-    ) {
+    fn add(&self, candidates: &mut Vec<Candidate>, shrinkage: Option<f64>, trained: bool, folded: Folded) {
+        let Folded { matrix, bias } = folded;
+        let folded = Rc::new(Adapter { matrix, bias, ..Adapter::without_weights(self.moments.dim()) });
         for &gamma in &self.params.gammas {
-            let (matrix, bias) = folded.clone();
-            let adapter = Adapter { matrix, bias, gamma, ..Adapter::identity(0) };
-            let candidate = Candidate { shrinkage, trained, adapter: Adapter { dim: self.moments.dim(), ..adapter } };
+            let candidate = Candidate { shrinkage, trained, gamma, folded: folded.clone() };
             if !candidate.is_base() {
                 candidates.push(candidate);
             }
@@ -262,8 +253,14 @@ impl<'a> Run<'a> {
         if !self.can_select() {
             return Ok(candidates::by_default(candidates, self.default_shrinkage()));
         }
-        let coverage = Coverage::new(&self.selection, &self.data.items, self.params.seed);
-        candidates::select(candidates, self.default_shrinkage(), &self.selection, &self.data.items, &coverage, watch)
+        let coverage = |panel| Coverage::new(panel, &self.data.items, self.params.seed);
+        Selection {
+            panel: &self.selection,
+            items: &self.data.items,
+            covered: [(&self.selection, &coverage(&self.selection)), (&self.gate, &coverage(&self.gate))],
+            default_shrinkage: self.default_shrinkage(),
+        }
+        .choose(candidates, watch)
     }
 
     fn evaluate(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Evaluation, Error> {
@@ -275,14 +272,7 @@ impl<'a> Run<'a> {
         }
         let cold = self.gate.filtered(items, |item| !seen[item as usize]);
         let coverage = Coverage::new(&self.gate, items, seed);
-        let gate = Gate {
-            panel: &self.gate,
-            cold: &cold,
-            items,
-            coverage: &coverage,
-            draws: self.params.bootstrap_draws,
-            seed,
-        };
+        let gate = Gate { panel: &self.gate, cold: &cold, items, coverage: &coverage, draws: self.params.bootstrap_draws, seed };
         let mut evaluation = gate.evaluate(&Adapter::identity(items.dim), adapter, watch)?;
         if evaluation.users > 0 {
             let nearest = evaluate::measure(&self.gate, watch, |member, list| {

@@ -80,8 +80,8 @@ impl Params {
             let alone = serde_json::json!({ name: field });
             serde_json::from_value::<Self>(alone).map_err(|error| parameter(name, &error.to_string()))?;
         }
-        let params: Self =
-            serde_json::from_value(value.clone()).map_err(|error| parameter("hyperparameters", &error.to_string()))?;
+        let params: Self = serde_json::from_value(value.clone())
+            .map_err(|error| parameter("hyperparameters", &error.to_string()))?;
         params.validate()?;
         Ok(params)
     }
@@ -107,10 +107,7 @@ impl Params {
             within("gammas", gamma, 0.0..=10.0)?;
         }
         if self.gammas.is_empty() || self.gammas.len() > 8 || self.shrinkages.len() > 8 {
-            return Err(parameter(
-                "gammas",
-                "and \"shrinkages\" must hold at most 8 values each, \"gammas\" at least one",
-            ));
+            return Err(parameter("gammas", "and \"shrinkages\" must hold at most 8 values each, \"gammas\" at least one"));
         }
         if let Some(seconds) = self.max_seconds {
             within("max_seconds", seconds, 0.001..=31_536_000.0)?;
@@ -145,7 +142,10 @@ mod tests {
     #[test]
     fn errors_name_the_parameter_and_its_range() {
         let message = |value| Params::from_json(&value).unwrap_err().to_string();
-        assert_eq!(message(json!({"epochs": 0})), "hyperparameter \"epochs\" is 0, it must lie between 1 and 1000");
+        assert_eq!(
+            message(json!({"epochs": 0})),
+            "hyperparameter \"epochs\" is 0, it must lie between 1 and 1000"
+        );
         assert!(message(json!({"epochs": "many"})).contains("\"epochs\""));
         assert!(message(json!({"learning_speed": 1})).contains("\"learning_speed\""));
         assert!(message(json!({"tau": null})).contains("\"tau\""));

@@ -5,14 +5,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
 
 use super::evaluate::{average, measure_queries, Measures};
 use super::input::Data;
 use super::panel::{Member, Panel};
 use super::progress::Watch;
-use super::vectors::Rows;
 use super::{rng, Adapter, Event, Input, Split, Unobserved};
 
 pub const DIM: usize = 16;
@@ -29,32 +28,30 @@ fn gaussian(rng: &mut impl Rng) -> f64 {
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-/// Loud dimensions that nobody cares about and quiet ones that decide: the last quarter is new to the model.
+/// Fourteen loud dimensions that nobody cares about and two quiet ones that decide.
 pub fn synthetic(users: usize, signal: Signal, seed: u64) -> Input {
     let mut rng = rng::stream(seed, "synthetic");
-    let (items, shown) = (40 * DIM, 40);
-    let loud = |d: usize| if d < DIM / 2 { 1.0 } else { 0.25 };
-    let vectors: Vec<f32> = (0..items * DIM).map(|i| (loud(i % DIM) * gaussian(&mut rng) + 0.3) as f32).collect();
+    let (items, shown) = (1200, 40);
+    let loud = |d: usize| if d < DIM - 2 { 1.0 } else { 0.5 };
     let mut input = Input {
         dim: DIM,
+        items: (0..items * DIM).map(|i| (loud(i % DIM) * gaussian(&mut rng) + 0.3) as f32).collect(),
         item_keys: (0..items).map(|i| format!("item {i:05}")).collect(),
         user_names: (0..users).map(|i| format!("user {i:05}")).collect(),
-        items: vectors,
         ..Input::default()
     };
-    for user in 0..users {
-        let taste: Vec<f64> = (0..DIM).map(|d| if d < DIM / 2 { 0.0 } else { gaussian(&mut rng) }).collect();
-        let mut all: Vec<u32> = (0..items as u32).collect();
-        let (chosen, _) = all.partial_shuffle(&mut rng, shown);
-        for (at, &mut item) in chosen.iter_mut().enumerate() {
-            let vector = &input.items[item as usize * DIM..][..DIM];
-            let liking: f64 = vector.iter().zip(&taste).map(|(&v, t)| (f64::from(v) - 0.3) * t).sum();
+    let all: Vec<u32> = (0..items as u32).collect();
+    for user in 0..users as u32 {
+        let taste = [gaussian(&mut rng), gaussian(&mut rng)];
+        for (at, &item) in all.sample(&mut rng, shown).enumerate() {
+            let decisive = &input.items[(item as usize + 1) * DIM - 2..][..2];
+            let liking: f64 = decisive.iter().zip(taste).map(|(&v, t)| (f64::from(v) - 0.3) * t).sum();
             let saved = match signal {
                 Signal::Planted => liking > 0.0,
-                Signal::None => rng.random::<bool>(),
+                Signal::None => rng.random(),
             };
             let split = if at < shown * 3 / 4 { Split::Train } else { Split::Test };
-            input.events.push(Event { user: user as u32, item, saved, split, surface: 1, at: at as i64, weight: 1.0 });
+            input.events.push(Event { user, item, saved, split, surface: 1, at: at as i64, weight: 1.0 });
         }
     }
     input
@@ -124,10 +121,6 @@ impl Real {
         past
     }
 
-    pub fn all(&self) -> Input {
-        self.all.clone()
-    }
-
     /// On the future of all users, with profiles from the past.
     pub fn truth(&self, adapter: &Adapter) -> Truth {
         let data = Data::new(self.all.clone(), 0).expect("data");
@@ -159,18 +152,6 @@ fn read_npy(path: &std::path::Path) -> (usize, Vec<f32>) {
 
 fn half(bits: u16) -> f32 {
     let (sign, exponent, fraction) = (bits >> 15, i32::from(bits >> 10 & 31), f32::from(bits & 1023));
-    let size = if exponent == 0 {
-        fraction / 1024.0 * 2f32.powi(-14)
-    } else {
-        (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15)
-    };
-    if sign == 1 {
-        -size
-    } else {
-        size
-    }
-}
-
-pub fn rows(data: Vec<f32>, dim: usize) -> Rows {
-    Rows { dim, data }
+    let size = if exponent == 0 { fraction / 1024.0 * 2f32.powi(-14) } else { (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15) };
+    if sign == 1 { -size } else { size }
 }
