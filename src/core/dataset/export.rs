@@ -6,7 +6,6 @@
 use std::str::FromStr;
 
 use serde::Serialize;
-use serde_json::{json, Value};
 
 use super::triplets::{Group, Negative, PoolText, User};
 use super::{DatasetError, Example, Split};
@@ -125,29 +124,21 @@ impl Listener {
         }
         let question = self.question(format, index)?;
         let (answer, opposite) = if example.label { ("yes", "no") } else { ("no", "yes") };
+        let (system, user, assistant) = (message("system", SYSTEM), message("user", &question), message("assistant", answer));
         Ok(match format {
-            Format::OpenaiDpo => json!({
-                "input": {"messages": [message("system", SYSTEM), message("user", &question)]},
-                "preferred_output": [message("assistant", answer)],
-                "non_preferred_output": [message("assistant", opposite)],
+            Format::OpenaiDpo => line(&PreferenceLine {
+                input: PreferenceInput { messages: [system, user] },
+                preferred_output: [assistant],
+                non_preferred_output: [message("assistant", opposite)],
             }),
-            Format::BedrockConverse => json!({
-                "schemaVersion": "bedrock-conversation-2024",
-                "system": [{"text": SYSTEM}],
-                "messages": [
-                    {"role": "user", "content": [{"text": question}]},
-                    {"role": "assistant", "content": [{"text": answer}]},
-                ],
+            Format::BedrockConverse => line(&ConverseLine {
+                schema_version: "bedrock-conversation-2024",
+                system: [Block { text: SYSTEM }],
+                messages: [user, assistant].map(|m| Blocks { role: m.role, content: [Block { text: m.content }] }),
             }),
-            Format::Anthropic => json!({
-                "system": SYSTEM,
-                "messages": [message("user", &question), message("assistant", answer)],
-            }),
-            _ => json!({
-                "messages": [message("system", SYSTEM), message("user", &question), message("assistant", answer)],
-            }),
-        }
-        .to_string())
+            Format::Anthropic => line(&SystemChatLine { system: SYSTEM, messages: [user, assistant] }),
+            _ => line(&ChatLine { messages: [system, user, assistant] }),
+        })
     }
 
     /// What the judge is asked: the listener's newest other saves, then the passage.
@@ -181,8 +172,8 @@ fn text_of<'a>(format: Format, user_id: &str, example: &'a Example) -> Result<&'
     Ok(&example.text)
 }
 
-fn message(role: &str, content: &str) -> Value {
-    json!({"role": role, "content": content})
+fn message<'a>(role: &'static str, content: &'a str) -> Message<'a> {
+    Message { role, content }
 }
 
 fn line(row: &impl Serialize) -> String {
@@ -208,6 +199,54 @@ struct RerankLine<'a> {
     query: &'a str,
     relevant_passages: [&'a str; 1],
     hard_negatives: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct ChatLine<'a> {
+    messages: [Message<'a>; 3],
+}
+
+#[derive(Serialize)]
+struct SystemChatLine<'a> {
+    system: &'static str,
+    messages: [Message<'a>; 2],
+}
+
+#[derive(Serialize)]
+struct PreferenceLine<'a> {
+    input: PreferenceInput<'a>,
+    preferred_output: [Message<'a>; 1],
+    non_preferred_output: [Message<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct PreferenceInput<'a> {
+    messages: [Message<'a>; 2],
+}
+
+#[derive(Serialize)]
+struct ConverseLine<'a> {
+    #[serde(rename = "schemaVersion")]
+    schema_version: &'static str,
+    system: [Block<'static>; 1],
+    messages: [Blocks<'a>; 2],
+}
+
+#[derive(Serialize)]
+struct Blocks<'a> {
+    role: &'static str,
+    content: [Block<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Block<'a> {
+    text: &'a str,
 }
 
 #[derive(Serialize)]

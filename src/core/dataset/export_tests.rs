@@ -1,3 +1,5 @@
+use serde_json::{json, Value};
+
 use super::*;
 
 const AWKWARD: &str = "line one\nline \"two\"\t\\ naïve 日本語 🦀 \u{2028}\u{7}";
