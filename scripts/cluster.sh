@@ -49,7 +49,7 @@ create() {
 }
 
 start() {
-    as_server "$PGFT_BIN/pg_ctl" --pgdata "$1/data" --log "$1/log" --wait --timeout 60 --silent start >/dev/null 2>&1 ||
+    as_server env -u RUST_BACKTRACE "$PGFT_BIN/pg_ctl" --pgdata "$1/data" --log "$1/log" --wait --timeout 60 --silent start >/dev/null 2>&1 ||
         { tail -n 20 "$1/log" >&2; die "the server in $1 did not start"; }
     [ -z "${2:-}" ] || { (while kill -0 "$2" 2>/dev/null; do sleep 1; done; destroy "$1") </dev/null >/dev/null 2>&1 & }
 }

@@ -3,6 +3,7 @@
 -- and a data point that the view no longer shows is removed unless a dataset has learned from it.
 -- All of it runs with the rights of whoever attached the table, never with the extension owner's:
 -- a view is somebody's code.
+-- Generated functions in users' schemas call _capture() and _capture_failed(): an upgrade keeps these two signatures.
 
 -- What a view may hand over: the column names and types here are the mapping contract that capture_signals() checks.
 CREATE TYPE captured_signal AS (
@@ -70,10 +71,14 @@ BEGIN
     FROM pg_attribute a
     WHERE a.attrelid = '@extschema@.captured_signal'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
 
-    SELECT format_type(a.atttypid, NULL) INTO key_type
+    SELECT format_type(a.atttypid, -1) INTO key_type
     FROM pg_attribute a WHERE a.attrelid = via AND a.attname = 'signal_id';
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE = format('column "signal_id" of "%s" is gone', via);
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_column',
+            MESSAGE = format('column "signal_id" of "%s" is gone', via),
+            DETAIL = 'it was there when the capture was attached',
+            HINT = 'put it back with CREATE OR REPLACE VIEW, or stop_capturing() and attach anew';
     END IF;
 
     EXECUTE format('SELECT array_agg(ROW(%s)::@extschema@.captured_signal) FROM %s v WHERE v.signal_id = ANY ($1::%s[])',
@@ -95,7 +100,7 @@ BEGIN
     CROSS JOIN LATERAL (SELECT CASE
         WHEN coalesce(s.user_id, '') = '' THEN 'user_id is NULL or empty'
         WHEN coalesce(s.signal_id, '') = '' THEN 'signal_id is NULL or empty'
-        WHEN s.chunk_content IS NULL THEN 'chunk_content is NULL or longer than 256 kB'
+        WHEN s.chunk_content IS NULL OR octet_length(s.chunk_content) > 262144 THEN 'chunk_content is NULL or longer than 256 kB'
         WHEN btrim(s.chunk_content, E' \t\r\n') = '' THEN 'chunk_content is blank'
         WHEN s.user_action NOT IN ('saved', 'skipped', 'snipped')
             THEN format('user_action is %L: expected saved, skipped, snipped or NULL', left(s.user_action, 60))
@@ -117,37 +122,43 @@ GRANT EXECUTE ON FUNCTION _signal_faults(captured_signal[]) TO finetune_admin;
 CREATE FUNCTION _log_signals(origin text, signals captured_signal[], replay boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- actions without a time of their own: now at the first sight of a change, and kept when the same is written again
-    untimed text[] := ARRAY(SELECT s.signal_id FROM unnest(signals) s WHERE s.user_action IS NOT NULL AND s.actioned_at IS NULL);
+    untimed boolean; -- an action without a time of its own gets that of its first sight, and keeps it when written again
 BEGIN
-    INSERT INTO @extschema@.model_performance_log AS l (user_id, source, signal_id, model_variant, model_id, experiment, phase,
-        user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
-    SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin, s.signal_id, coalesce(s.model_variant, a.variant, 'base'),
-        coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END),
-        CASE WHEN a.in_experiment THEN a.experiment END, CASE WHEN a.in_experiment THEN a.phase END,
-        s.user_action, s.relevance_score, s.surface, s.session_id, s.position, s.propensity, coalesce(s.shown_at, now()),
-        CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, CASE WHEN replay THEN s.shown_at END, now()) END
-    FROM unnest(signals) s
-    LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, now())) a ON true
-    ORDER BY s.user_id, s.signal_id, s.actioned_at DESC NULLS LAST
-    -- Variant and shown_at stay as they were: what served an impression does not change with what came of it.
-    ON CONFLICT (user_id, source, signal_id) DO UPDATE SET
-        user_action = EXCLUDED.user_action,
-        actioned_at = CASE
-            WHEN EXCLUDED.user_action IS NULL OR EXCLUDED.signal_id <> ALL (untimed) THEN EXCLUDED.actioned_at
-            WHEN EXCLUDED.user_action IS NOT DISTINCT FROM l.user_action THEN l.actioned_at
-            ELSE now() END,
-        relevance_score = coalesce(EXCLUDED.relevance_score, l.relevance_score),
-        surface = coalesce(EXCLUDED.surface, l.surface),
-        session_id = coalesce(EXCLUDED.session_id, l.session_id),
-        position = coalesce(EXCLUDED.position, l.position),
-        propensity = coalesce(EXCLUDED.propensity, l.propensity)
-    WHERE (EXCLUDED.signal_id = ANY (untimed) OR (EXCLUDED.actioned_at < l.actioned_at) IS NOT TRUE)
-      AND (EXCLUDED.user_action IS NOT NULL OR origin <> 'api') -- an impression reported late does not undo an action
-      AND ((EXCLUDED.user_action, coalesce(EXCLUDED.relevance_score, l.relevance_score), coalesce(EXCLUDED.surface, l.surface),
-            coalesce(EXCLUDED.session_id, l.session_id), coalesce(EXCLUDED.position, l.position), coalesce(EXCLUDED.propensity, l.propensity))
-           IS DISTINCT FROM (l.user_action, l.relevance_score, l.surface, l.session_id, l.position, l.propensity)
-           OR (EXCLUDED.signal_id <> ALL (untimed) AND EXCLUDED.actioned_at IS DISTINCT FROM l.actioned_at));
+    FOR untimed IN SELECT DISTINCT s.user_action IS NOT NULL AND s.actioned_at IS NULL FROM unnest(signals) s LOOP
+        INSERT INTO @extschema@.model_performance_log AS l (user_id, source, signal_id, model_variant, model_id, experiment, phase,
+            user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
+        SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin, s.signal_id, coalesce(s.model_variant, a.variant, 'base'),
+            coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END),
+            CASE WHEN a.in_experiment THEN a.experiment END, CASE WHEN a.in_experiment THEN a.phase END,
+            s.user_action, s.relevance_score, s.surface, s.session_id, s.position, s.propensity, coalesce(s.shown_at, now()),
+            CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, CASE WHEN replay THEN s.shown_at END, now()) END
+        FROM unnest(signals) s
+        -- What is logged already keeps its variant; OFFSET 0 makes the planner look there first, before it asks for an assignment.
+        LEFT JOIN LATERAL (SELECT * FROM @extschema@._assignment(s.user_id, coalesce(s.shown_at, now()))
+                           WHERE NOT EXISTS (SELECT FROM @extschema@.model_performance_log k
+                                             WHERE k.user_id = s.user_id AND k.source = origin AND k.signal_id = s.signal_id)
+                           OFFSET 0) a ON true
+        WHERE (s.user_action IS NOT NULL AND s.actioned_at IS NULL) = untimed
+        ORDER BY s.user_id, s.signal_id, s.actioned_at DESC NULLS LAST
+        -- Variant and shown_at stay as they were: what served an impression does not change with what came of it.
+        ON CONFLICT (user_id, source, signal_id) DO UPDATE SET
+            user_action = EXCLUDED.user_action,
+            actioned_at = CASE
+                WHEN NOT untimed THEN EXCLUDED.actioned_at
+                WHEN EXCLUDED.user_action IS NOT DISTINCT FROM l.user_action THEN l.actioned_at
+                ELSE now() END,
+            relevance_score = coalesce(EXCLUDED.relevance_score, l.relevance_score),
+            surface = coalesce(EXCLUDED.surface, l.surface),
+            session_id = coalesce(EXCLUDED.session_id, l.session_id),
+            position = coalesce(EXCLUDED.position, l.position),
+            propensity = coalesce(EXCLUDED.propensity, l.propensity)
+        WHERE (untimed OR (EXCLUDED.actioned_at < l.actioned_at) IS NOT TRUE)
+          AND (EXCLUDED.user_action IS NOT NULL OR origin <> 'api') -- an impression reported late does not undo an action
+          AND ((EXCLUDED.user_action, coalesce(EXCLUDED.relevance_score, l.relevance_score), coalesce(EXCLUDED.surface, l.surface),
+                coalesce(EXCLUDED.session_id, l.session_id), coalesce(EXCLUDED.position, l.position), coalesce(EXCLUDED.propensity, l.propensity))
+               IS DISTINCT FROM (l.user_action, l.relevance_score, l.surface, l.session_id, l.position, l.propensity)
+               OR (NOT untimed AND EXCLUDED.actioned_at IS DISTINCT FROM l.actioned_at));
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION _log_signals(text, captured_signal[], boolean) IS 'Upsert into model_performance_log: the last action wins, the same once more changes nothing. replay = these are not happening now';
@@ -241,9 +252,8 @@ BEGIN
                 HINT = format('mend the row, or capture "%s" with on_error => ''warn'' to set such rows aside', origin);
         END IF;
         faulty := faulty || same.ids;
-        fresh := ARRAY(SELECT i FROM unnest(same.ids) i WHERE NOT EXISTS (
-            SELECT FROM @extschema@.capture_failure f
-            WHERE f.source = origin AND f.healed_at IS NULL AND f.error_message = same.fault AND i = ANY (f.signal_ids)));
+        fresh := ARRAY(SELECT unnest(same.ids) EXCEPT SELECT unnest(f.signal_ids) FROM @extschema@.capture_failure f
+                       WHERE f.source = origin AND f.healed_at IS NULL AND f.error_message = same.fault ORDER BY 1);
         IF cardinality(fresh) > 0 THEN
             PERFORM @extschema@._capture_failed(origin, operation, fresh, '22023', same.fault);
         END IF;
@@ -278,20 +288,24 @@ DECLARE
 BEGIN
     SELECT * INTO src FROM @extschema@.capture_source c WHERE c.name = origin;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('capture source "%s" does not exist', origin);
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = format('capture source "%s" does not exist', origin),
+            DETAIL = 'its row in capture_source is gone, its triggers are not',
+            HINT = format('attach it anew: SELECT @extschema@.capture_signals(%L, via => ...)', origin);
     END IF;
     PERFORM @extschema@._require_trust(src.relation, src.via);
     written := 0;
     faulty := '{}';
-    FOR start IN 1 .. cardinality(keys) BY 1000 LOOP -- bounds memory, whatever the size of the statement
-        part := keys[start : start + 999];
+    -- A thousand at a time bounds memory, whatever the size of the statement.
+    FOR part IN SELECT array_agg(k.key) FROM unnest(keys) WITH ORDINALITY AS k (key, n) GROUP BY (k.n - 1) / 1000 LOOP
         signals := @extschema@._read_signals(src.via, src.columns, part);
         IF operation <> 'INSERT' THEN
             PERFORM @extschema@._remove_vanished(origin, part, signals);
         END IF;
         bad := @extschema@._set_faulty_aside(origin, operation, signals, src.on_error = 'abort' AND NOT replay);
         IF cardinality(bad) > 0 THEN
-            signals := ARRAY(SELECT s FROM unnest(signals) s WHERE s.signal_id <> ALL (bad));
+            signals := ARRAY(SELECT s FROM unnest(signals) s WHERE s.signal_id NOT IN (SELECT unnest(bad)));
             faulty := faulty || bad;
         END IF;
         PERFORM @extschema@._log_signals(origin, signals, replay);
@@ -302,3 +316,77 @@ $$;
 COMMENT ON FUNCTION _capture(text, text, text[]) IS 'Brings data points and log in line with what the view shows for these keys; called by the generated triggers and by backfill_signals()';
 REVOKE ALL ON FUNCTION _capture(text, text, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _capture(text, text, text[]) TO finetune_admin;
+
+CREATE FUNCTION _next_keys(src capture_source, after text, batch int) RETURNS text[]
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys text[];
+    type text := (SELECT format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = src.relation AND a.attname = src.key_column);
+BEGIN
+    EXECUTE format('SELECT array_agg(p.key::text ORDER BY p.key) FROM (SELECT t.%1$I AS key FROM %2$s t WHERE %3$s ORDER BY t.%1$I LIMIT $2) p',
+                   src.key_column, src.relation,
+                   CASE WHEN after IS NULL THEN format('t.%I IS NOT NULL', src.key_column) ELSE format('t.%I > $1::%s', src.key_column, type) END)
+    INTO keys USING after, batch;
+    RETURN keys;
+END
+$$;
+COMMENT ON FUNCTION _next_keys(capture_source, text, int) IS 'The next page of keys of a captured table in key order; NULL = no more';
+REVOKE ALL ON FUNCTION _next_keys(capture_source, text, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _next_keys(capture_source, text, int) TO finetune_admin;
+
+CREATE FUNCTION _backfill_page(src capture_source, after text, batch int, OUT last text, OUT written bigint, OUT faulty text[])
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('batch is %s', coalesce(batch::text, 'NULL')),
+            DETAIL = 'it is the number of rows read at a time, at least 1',
+            HINT = format('SELECT @extschema@.backfill_signals(%L, batch => 10000)', src.name);
+    END IF;
+    keys := @extschema@._next_keys(src, after, batch);
+    last := keys[cardinality(keys)];
+    SELECT c.written, c.faulty INTO written, faulty FROM @extschema@._capture(src.name, 'BACKFILL', coalesce(keys, '{}')) c;
+END
+$$;
+COMMENT ON FUNCTION _backfill_page(capture_source, text, int) IS 'Captures one page of a table in key order; last = NULL when there was none';
+REVOKE ALL ON FUNCTION _backfill_page(capture_source, text, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _backfill_page(capture_source, text, int) TO finetune_admin;
+
+CREATE FUNCTION _open_failures(origin text) RETURNS bigint[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT f.id FROM @extschema@.capture_failure f WHERE f.source = origin AND f.healed_at IS NULL);
+END
+$$;
+COMMENT ON FUNCTION _open_failures(text) IS 'Failures of a source that a backfill starting now is to heal';
+REVOKE ALL ON FUNCTION _open_failures(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _open_failures(text) TO finetune_admin;
+
+CREATE FUNCTION _heal_failures(origin text, failures bigint[], faulty text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    written bigint := 0;
+    keys text[];
+BEGIN
+    FOR keys IN SELECT f.signal_ids FROM @extschema@.capture_failure f WHERE f.id = ANY (failures) LOOP -- some name rows deleted by now
+        written := written + (SELECT c.written FROM @extschema@._capture(origin, 'BACKFILL', keys) c);
+    END LOOP;
+    UPDATE @extschema@.capture_failure f
+    SET signal_ids = coalesce(nullif(still.ids, '{}'), f.signal_ids),
+        healed_at = CASE WHEN still.ids = '{}' THEN clock_timestamp() END
+    FROM (SELECT g.id, ARRAY(SELECT i FROM unnest(g.signal_ids) i WHERE g.error_code = '22023' AND i IN (SELECT unnest(faulty))) AS ids
+          FROM @extschema@.capture_failure g WHERE g.id = ANY (failures)) still
+    WHERE f.id = still.id;
+    IF cardinality(faulty) > 0 THEN
+        RAISE NOTICE USING MESSAGE = format('%s signals of "%s" were set aside', cardinality(faulty), origin),
+            HINT = format('SELECT * FROM @extschema@.capture_failure WHERE source = %L AND healed_at IS NULL', origin);
+    END IF;
+    RETURN written;
+END
+$$;
+COMMENT ON FUNCTION _heal_failures(text, bigint[], text[]) IS 'End of a backfill: closes failures whose signals are captured by now, and narrows the others to the signals that are still faulty';
+REVOKE ALL ON FUNCTION _heal_failures(text, bigint[], text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _heal_failures(text, bigint[], text[]) TO finetune_admin;

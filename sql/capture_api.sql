@@ -44,6 +44,31 @@ COMMENT ON FUNCTION _require_capturable(regclass, regclass) IS 'Refuses what can
 REVOKE ALL ON FUNCTION _require_capturable(regclass, regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _require_capturable(regclass, regclass) TO finetune_admin;
 
+CREATE FUNCTION _require_rights(relation regclass, via regclass) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema regnamespace := (SELECT c.relnamespace FROM pg_class c WHERE c.oid = relation);
+    lacking text;
+BEGIN
+    SELECT string_agg(w.what, ', ') INTO lacking
+    FROM (VALUES (format('TRIGGER ON %s', relation), has_table_privilege(relation, 'TRIGGER')),
+                 (format('SELECT ON %s', relation), has_table_privilege(relation, 'SELECT')),
+                 (format('SELECT ON %s', via), has_table_privilege(via, 'SELECT')),
+                 (format('CREATE ON SCHEMA %s', schema), has_schema_privilege(schema::oid, 'CREATE'))) AS w (what, held)
+    WHERE NOT w.held;
+    IF lacking IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('role "%s" may not capture "%s"', current_user, relation),
+            DETAIL = format('it lacks %s', lacking),
+            HINT = format('SET ROLE to the owner of the table, or GRANT these to %I', current_user);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _require_rights(regclass, regclass) IS 'Refuses a caller who may not put triggers on the table, read the view, or create a function beside the table';
+REVOKE ALL ON FUNCTION _require_rights(regclass, regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _require_rights(regclass, regclass) TO finetune_admin;
+
 CREATE FUNCTION _capture_key(relation regclass, key name) RETURNS name
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,11 +88,16 @@ BEGIN
             DETAIL = 'capture needs one column that names each row and that the view shows as signal_id',
             HINT = format('SELECT @extschema@.capture_signals(%L, via => ..., key => ''<unique column>'')', relation);
     ELSIF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE = format('column "%s" of "%s" does not exist', key, relation);
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_column',
+            MESSAGE = format('column "%s" of "%s" does not exist', key, relation),
+            DETAIL = 'capture needs one column that names each row and that the view shows as signal_id',
+            HINT = format('SELECT attname FROM pg_attribute WHERE attrelid = %L::regclass AND attnum > 0', relation);
     ELSIF col.type NOT IN ('text'::regtype, 'varchar', 'bpchar', 'uuid', 'smallint', 'integer', 'bigint') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('key column "%s" of "%s" is of type %s', col.attname, relation, col.type),
+            MESSAGE = format('column "%s" of "%s" cannot be the key', col.attname, relation),
+            DETAIL = format('it is of type %s', col.type),
             HINT = 'name a text, varchar, uuid, integer or bigint column as key';
     END IF;
     RETURN col.attname;
@@ -103,6 +133,30 @@ COMMENT ON FUNCTION _mapping(regclass) IS 'Columns of a view beside those wanted
 REVOKE ALL ON FUNCTION _mapping(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _mapping(regclass) TO finetune_admin;
 
+CREATE FUNCTION _mention_mapping(relation regclass, via regclass, key name, columns text[], ignored text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    types text[] := ARRAY(SELECT format_type(a.atttypid, NULL) FROM pg_attribute a
+                          WHERE (a.attrelid, a.attname) IN ((relation, key), (via, 'signal_id')));
+BEGIN
+    IF ignored IS NOT NULL AND via <> relation THEN
+        RAISE NOTICE USING MESSAGE = format('columns of "%s" that are not captured: %s', via, ignored);
+    END IF;
+    IF 'surface' <> ALL (columns) THEN
+        RAISE NOTICE USING MESSAGE = format('"%s" has no column "surface"', via),
+            DETAIL = 'if signals come from several screens or lists, the dataset report will warn';
+    END IF;
+    IF types[1] <> types[2] THEN
+        RAISE NOTICE USING MESSAGE = format('signal_id of "%s" and key of "%s" are of different types', via, relation),
+            DETAIL = 'each capture then reads the whole view instead of an index',
+            HINT = 'show the key in the view as it is, without a cast';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _mention_mapping(regclass, regclass, name, text[], text) IS 'Says what is not wrong with a mapping but may surprise';
+REVOKE ALL ON FUNCTION _mention_mapping(regclass, regclass, name, text[], text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _mention_mapping(regclass, regclass, name, text[], text) TO finetune_admin;
+
 CREATE FUNCTION _mapping_columns(relation regclass, via regclass, key name) RETURNS text[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -129,12 +183,7 @@ BEGIN
             DETAIL = concat_ws(E'\n', missing, mistyped),
             HINT = format('CREATE VIEW signal_for_training AS SELECT %s FROM %s t', template, relation);
     END IF;
-    IF ignored IS NOT NULL AND via <> relation THEN
-        RAISE NOTICE USING MESSAGE = format('columns of "%s" that are not captured: %s', via, ignored);
-    END IF;
-    IF 'surface' <> ALL (columns) THEN
-        RAISE NOTICE USING MESSAGE = format('"%s" has no column "surface": if signals come from several screens or lists, the dataset report will warn', via);
-    END IF;
+    PERFORM @extschema@._mention_mapping(relation, via, key, columns, ignored);
     RETURN columns;
 END
 $$;
@@ -233,6 +282,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'duplicate_object',
             MESSAGE = format('"%s" is already captured', taken),
+            DETAIL = 'a second capture would store every signal twice',
             HINT = format('SELECT @extschema@.stop_capturing(%L) first; what was captured stays', taken);
     END IF;
 END
@@ -242,7 +292,7 @@ REVOKE ALL ON FUNCTION _refuse_second_capture(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _refuse_second_capture(regclass) TO finetune_admin;
 
 CREATE FUNCTION capture_signals(relation regclass, via regclass, key name DEFAULT NULL, on_error text DEFAULT 'warn') RETURNS text
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
 DECLARE
     src @extschema@.capture_source;
     sample text;
@@ -251,10 +301,12 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('cannot capture "%s" through "%s" with on_error %L', relation, via, on_error),
-            HINT = 'name a table and a view; on_error is ''warn'' (set failed rows aside) or ''abort'' (fail the statement)';
+            DETAIL = 'on_error is ''warn'' (set failed rows aside) or ''abort'' (fail the statement)',
+            HINT = 'SELECT @extschema@.capture_signals(''<table>'', via => ''<view>'')';
     END IF;
     PERFORM @extschema@._require_capturable(relation, via);
     PERFORM @extschema@._require_trust(relation, via);
+    PERFORM @extschema@._require_rights(relation, via);
     DELETE FROM @extschema@.capture_source c
     WHERE c.name = capture_signals.relation::text AND NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = c.relation); -- a dropped table of that name
     PERFORM @extschema@._refuse_second_capture(relation);
@@ -313,7 +365,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = src.relation AND t.tgname = 'pg_finetune_insert') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('only role "%s" may stop the capture of "%s"', src.attached_by, src.name),
+            MESSAGE = format('the capture of "%s" is not yours to stop', src.name),
+            DETAIL = format('its trigger function belongs to role "%s"', src.attached_by),
             HINT = format('SET ROLE %I', src.attached_by);
     END IF;
     DELETE FROM @extschema@.capture_source c WHERE c.name = src.name;
@@ -323,74 +376,52 @@ COMMENT ON FUNCTION stop_capturing(regclass) IS 'Removes the triggers and the ge
 REVOKE ALL ON FUNCTION stop_capturing(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stop_capturing(regclass) TO finetune_admin;
 
-CREATE FUNCTION _next_keys(src capture_source, after text, batch int) RETURNS text[]
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    keys text[];
-    type text := (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a WHERE a.attrelid = src.relation AND a.attname = src.key_column);
-BEGIN
-    EXECUTE format('SELECT array_agg(p.key::text ORDER BY p.key) FROM (SELECT t.%1$I AS key FROM %2$s t WHERE %3$s ORDER BY t.%1$I LIMIT $2) p',
-                   src.key_column, src.relation,
-                   CASE WHEN after IS NULL THEN format('t.%I IS NOT NULL', src.key_column) ELSE format('t.%I > $1::%s', src.key_column, type) END)
-    INTO keys USING after, batch;
-    RETURN keys;
-END
-$$;
-COMMENT ON FUNCTION _next_keys(capture_source, text, int) IS 'The next page of keys of a captured table in key order; NULL = no more';
-REVOKE ALL ON FUNCTION _next_keys(capture_source, text, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _next_keys(capture_source, text, int) TO finetune_admin;
-
-CREATE FUNCTION _heal_failures(failures bigint[], faulty text[]) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    UPDATE @extschema@.capture_failure f
-    SET signal_ids = coalesce(nullif(still.ids, '{}'), f.signal_ids),
-        healed_at = CASE WHEN still.ids = '{}' THEN clock_timestamp() END
-    FROM (SELECT g.id, ARRAY(SELECT i FROM unnest(g.signal_ids) i WHERE g.error_code = '22023' AND i = ANY (faulty)) AS ids
-          FROM @extschema@.capture_failure g WHERE g.id = ANY (failures)) still
-    WHERE f.id = still.id;
-END
-$$;
-COMMENT ON FUNCTION _heal_failures(bigint[], text[]) IS 'Closes failures whose signals have been captured now, and narrows the others to the signals that are still faulty';
-REVOKE ALL ON FUNCTION _heal_failures(bigint[], text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _heal_failures(bigint[], text[]) TO finetune_admin;
-
 CREATE FUNCTION backfill_signals(relation regclass, batch int DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     src @extschema@.capture_source := @extschema@._capture_source_of(relation);
-    failures bigint[] := ARRAY(SELECT f.id FROM @extschema@.capture_failure f WHERE f.source = src.name AND f.healed_at IS NULL);
-    keys text[];
+    failures bigint[] := @extschema@._open_failures(src.name);
     page record;
+    last text;
     total bigint := 0;
     faulty text[] := '{}';
 BEGIN
-    IF batch IS NULL OR batch < 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('batch is %s', coalesce(batch::text, 'NULL')),
-            HINT = 'name the number of rows to read at a time, for example 10000';
-    END IF;
     LOOP
-        keys := @extschema@._next_keys(src, keys[cardinality(keys)], batch);
-        EXIT WHEN keys IS NULL;
-        SELECT * INTO page FROM @extschema@._capture(src.name, 'BACKFILL', keys);
+        SELECT * INTO page FROM @extschema@._backfill_page(src, last, batch);
+        EXIT WHEN page.last IS NULL;
+        last := page.last;
         total := total + page.written;
         faulty := faulty || page.faulty;
     END LOOP;
-    FOR keys IN SELECT f.signal_ids FROM @extschema@.capture_failure f WHERE f.id = ANY (failures) LOOP -- names rows that are deleted by now
-        SELECT * INTO page FROM @extschema@._capture(src.name, 'BACKFILL', keys);
-        total := total + page.written;
-    END LOOP;
-    PERFORM @extschema@._heal_failures(failures, faulty);
-    IF cardinality(faulty) > 0 THEN
-        RAISE NOTICE USING MESSAGE = format('%s signals of "%s" were set aside', cardinality(faulty), src.name),
-            HINT = format('SELECT * FROM @extschema@.capture_failure WHERE source = %L AND healed_at IS NULL', src.name);
-    END IF;
-    RETURN total;
+    RETURN total + @extschema@._heal_failures(src.name, failures, faulty);
 END
 $$;
 COMMENT ON FUNCTION backfill_signals(regclass, int) IS 'Captures what a captured table holds already, and heals capture_failure; returns rows new or changed, so a second call returns 0';
 REVOKE ALL ON FUNCTION backfill_signals(regclass, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION backfill_signals(regclass, int) TO finetune_admin;
+
+CREATE PROCEDURE backfill_signals_in_batches(relation regclass, batch int DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    src @extschema@.capture_source := @extschema@._capture_source_of(relation);
+    failures pg_catalog.int8[] := @extschema@._open_failures(src.name);
+    page record;
+    last pg_catalog.text;
+    faulty pg_catalog.text[] := '{}';
+BEGIN
+    LOOP
+        SELECT * INTO page FROM @extschema@._backfill_page(src, last, batch);
+        EXIT WHEN page.last IS NULL;
+        last := page.last;
+        faulty := pg_catalog.array_cat(faulty, page.faulty);
+        COMMIT;
+    END LOOP;
+    PERFORM @extschema@._heal_failures(src.name, failures, faulty);
+END
+$$;
+COMMENT ON PROCEDURE backfill_signals_in_batches(regclass, int) IS 'backfill_signals() for tables in use: commits after each batch, so that no writer waits for the whole of it';
+REVOKE ALL ON PROCEDURE backfill_signals_in_batches(regclass, int) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE backfill_signals_in_batches(regclass, int) TO finetune_admin;
 
 CREATE FUNCTION _capture_state(src capture_source) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

@@ -101,14 +101,14 @@ DECLARE
     narrowed bigint;
     emptied bigint[];
 BEGIN
-    WITH narrowed AS (
+    WITH theirs AS (
+        SELECT l.source, array_agg(l.signal_id) AS ids FROM @extschema@.model_performance_log l WHERE l.user_id = who GROUP BY l.source
+    ), changed AS (
         UPDATE @extschema@.capture_failure f
-        SET signal_ids = ARRAY(SELECT i FROM unnest(f.signal_ids) i WHERE NOT EXISTS (
-            SELECT FROM @extschema@.model_performance_log l WHERE l.user_id = who AND l.source = f.source AND l.signal_id = i))
-        WHERE EXISTS (SELECT FROM @extschema@.model_performance_log l
-                      WHERE l.user_id = who AND l.source = f.source AND l.signal_id = ANY (f.signal_ids))
+        SET signal_ids = ARRAY(SELECT i FROM unnest(f.signal_ids) i WHERE i <> ALL (t.ids))
+        FROM theirs t WHERE t.source = f.source AND f.signal_ids && t.ids
         RETURNING f.id, f.signal_ids)
-    SELECT count(*), array_agg(n.id) FILTER (WHERE n.signal_ids = '{}') INTO narrowed, emptied FROM narrowed n;
+    SELECT count(*), array_agg(c.id) FILTER (WHERE c.signal_ids = '{}') INTO narrowed, emptied FROM changed c;
     DELETE FROM @extschema@.capture_failure f WHERE f.id = ANY (emptied);
     RETURN narrowed;
 END

@@ -4,7 +4,7 @@
 CREATE FUNCTION _check_dataset_parameters(
     name text, since timestamptz, until timestamptz, positive text[], min_examples integer,
     min_user_saved integer, min_user_skipped integer, test_share double precision, mistake_weight double precision, split text)
-RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     actions CONSTANT text[] := ARRAY['saved', 'skipped', 'snipped'];
     splits CONSTANT text[] := ARRAY['time', 'strict', 'chunk'];
@@ -41,17 +41,16 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'invalid parameter for create_dataset',
         DETAIL = format('Wrong: %s.', problem), HINT = hint;
 END
-$function$;
-COMMENT ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text)
-    IS 'Private: refuses parameters of create_dataset that make no sense';
-REVOKE ALL ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_dataset_parameters(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, double precision, text) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _check_dataset_parameters IS 'Private: refuses parameters of create_dataset that make no sense';
+REVOKE ALL ON FUNCTION _check_dataset_parameters FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_dataset_parameters TO finetune_admin;
 
 -- One narrow row per data point of the window (no text, no vector), so that the sorts below stay small.
 -- The whole window function work is partitioned by user_id. state: why a row is left out, or 'taken'.
 CREATE FUNCTION _collect_points(
     since timestamptz, until timestamptz, positive text[], surfaces text[], min_user_saved integer, min_user_skipped integer)
-RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('pg_temp.pg_finetune_point') IS NOT NULL THEN
         DROP TABLE pg_temp.pg_finetune_point; -- an earlier call in the same transaction
@@ -105,16 +104,15 @@ BEGIN
     WINDOW history AS (PARTITION BY j.user_id, j.state ORDER BY j.at, j.shown_at, j.id);
     ANALYZE pg_temp.pg_finetune_point;
 END
-$function$;
-COMMENT ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer)
-    IS 'Private: notes for every data point of a window whether it becomes an example, in pg_temp.pg_finetune_point';
-REVOKE ALL ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _collect_points(timestamptz, timestamptz, text[], text[], integer, integer) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _collect_points IS 'Private: notes for every data point of a window whether it becomes an example, in pg_temp.pg_finetune_point';
+REVOKE ALL ON FUNCTION _collect_points FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _collect_points TO finetune_admin;
 
 -- Texts are split, not rows: that is what keeps a text on one side. split 'time' takes the texts that their readers
 -- met last and keeps every row; 'strict' also leaves out the rows on the wrong side of their user's own cut.
 CREATE FUNCTION _split_texts(test_share double precision, split text, seed bigint)
-RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     cut CONSTANT double precision := 10000 * (1 - test_share);
 BEGIN
@@ -151,13 +149,12 @@ BEGIN
     END IF;
     ANALYZE pg_temp.pg_finetune_test_text;
 END
-$function$;
-COMMENT ON FUNCTION _split_texts(double precision, text, bigint)
-    IS 'Private: chooses the texts of the test side, in pg_temp.pg_finetune_test_text';
-REVOKE ALL ON FUNCTION _split_texts(double precision, text, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _split_texts(double precision, text, bigint) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _split_texts IS 'Private: chooses the texts of the test side, in pg_temp.pg_finetune_test_text';
+REVOKE ALL ON FUNCTION _split_texts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _split_texts TO finetune_admin;
 
-CREATE FUNCTION _refuse_dimensions() RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _refuse_dimensions() RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found text;
     kinds bigint;
@@ -172,13 +169,13 @@ BEGIN
             HINT = 'Embed them with one model, or set embedding to NULL where the old model made it: points without embedding are left out.';
     END IF;
 END
-$function$;
-COMMENT ON FUNCTION _refuse_dimensions() IS 'Private: refuses points whose vectors come from different models';
-REVOKE ALL ON FUNCTION _refuse_dimensions() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _refuse_dimensions() TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _refuse_dimensions IS 'Private: refuses points whose vectors come from different models';
+REVOKE ALL ON FUNCTION _refuse_dimensions FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _refuse_dimensions TO finetune_admin;
 
 CREATE FUNCTION _refuse_few_examples(min_examples integer)
-RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     positives bigint;
     negatives bigint;
@@ -204,15 +201,15 @@ BEGIN
                     THEN 'Record what was shown and skipped as well as what was saved: SELECT backfill_signals(...) takes what the application already has.'
                     ELSE 'Wait for more signals, widen since and until, or lower min_examples, min_user_saved and min_user_skipped; SELECT backfill_signals(...) takes what the application already has.' END;
 END
-$function$;
-COMMENT ON FUNCTION _refuse_few_examples(integer) IS 'Private: refuses a dataset that is too small or has one class only, saying what is missing';
-REVOKE ALL ON FUNCTION _refuse_few_examples(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _refuse_few_examples(integer) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _refuse_few_examples IS 'Private: refuses a dataset that is too small or has one class only, saying what is missing';
+REVOKE ALL ON FUNCTION _refuse_few_examples FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _refuse_few_examples TO finetune_admin;
 
 -- Saves from one screen and skips from another teach a model the screen, and such data fool the gate as well:
 -- positives and negatives must come from the same surfaces, and where no surface is known from the same sessions.
 CREATE FUNCTION _compare_surfaces(OUT surfaces bigint, OUT surface_overlap double precision, OUT sessions bigint, OUT session_overlap double precision)
-LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT count(s.surface), sum(least(s.positive_share, s.negative_share)) INTO surfaces, surface_overlap
     FROM (SELECT p.surface,
@@ -232,14 +229,14 @@ BEGIN
             HINT = 'Freeze what one screen showed: create_dataset(..., surfaces => ''{feed}''), with surface recorded for both kinds.';
     END IF;
 END
-$function$;
-COMMENT ON FUNCTION _compare_surfaces() IS 'Private: how far positives and negatives come from the same surfaces and sessions; refuses less than half';
-REVOKE ALL ON FUNCTION _compare_surfaces() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _compare_surfaces() TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _compare_surfaces IS 'Private: how far positives and negatives come from the same surfaces and sessions; refuses less than half';
+REVOKE ALL ON FUNCTION _compare_surfaces FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _compare_surfaces TO finetune_admin;
 
 -- The wide rows, text and vector, are read once here and go straight into the dataset.
-CREATE FUNCTION _freeze_points(dataset_id uuid, mistake_weight double precision, training_set_version integer)
-RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _freeze_points(dataset_id uuid, mistake_weight double precision)
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO @extschema@.dataset_example
         (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, embedding, user_action, label, evidence, weight, split,
@@ -256,19 +253,28 @@ BEGIN
           FROM pg_temp.pg_finetune_point n LEFT JOIN pg_temp.pg_finetune_test_text t USING (content_hash)
           WHERE n.state = 'taken') e
     JOIN @extschema@.training_data_point p ON p.user_id = e.user_id AND p.id = e.id;
+END
+$$;
+COMMENT ON FUNCTION _freeze_points IS 'Private: copies the chosen points into dataset_example';
+REVOKE ALL ON FUNCTION _freeze_points FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _freeze_points TO finetune_admin;
 
+-- Last of all steps: from here to the commit, captured changes of these points wait.
+CREATE FUNCTION _mark_points(training_set_version integer)
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     -- copies of a frozen text decided its label, so they count as used too
     UPDATE @extschema@.training_data_point p
-    SET used_for_training = true, training_set_version = _freeze_points.training_set_version
+    SET used_for_training = true, training_set_version = _mark_points.training_set_version
     FROM pg_temp.pg_finetune_point n
     WHERE p.user_id = n.user_id AND p.id = n.id AND n.state IN ('taken', 'duplicate');
 END
-$function$;
-COMMENT ON FUNCTION _freeze_points(uuid, double precision, integer) IS 'Private: copies the chosen points into dataset_example and marks them as used';
-REVOKE ALL ON FUNCTION _freeze_points(uuid, double precision, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _freeze_points(uuid, double precision, integer) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _mark_points IS 'Private: marks the points behind a dataset as used';
+REVOKE ALL ON FUNCTION _mark_points FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _mark_points TO finetune_admin;
 
-CREATE FUNCTION _dataset_digest(dataset_id uuid) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _dataset_digest(dataset_id uuid) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- per user first: one string over everything would hit the 1 GB limit of a value
     RETURN (SELECT sha256(coalesce(string_agg(u.digest, ''::bytea ORDER BY u.user_id COLLATE "C"), ''::bytea))
@@ -276,12 +282,12 @@ BEGIN
                              jsonb_build_array(e.user_id, e.id, e.label, e.split)::text, E'\n' ORDER BY e.id COLLATE "C"), 'UTF8')) AS digest
                   FROM @extschema@.dataset_example e WHERE e.dataset_id = _dataset_digest.dataset_id GROUP BY e.user_id) u);
 END
-$function$;
-COMMENT ON FUNCTION _dataset_digest(uuid) IS 'Private: sha256 over the sorted example ids, labels and splits';
-REVOKE ALL ON FUNCTION _dataset_digest(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_digest(uuid) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _dataset_digest IS 'Private: sha256 over the sorted example ids, labels and splits';
+REVOKE ALL ON FUNCTION _dataset_digest FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _dataset_digest TO finetune_admin;
 
-CREATE FUNCTION _dataset_counts(dataset_id uuid) RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _dataset_counts(dataset_id uuid) RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
         SELECT jsonb_build_object(
@@ -307,13 +313,13 @@ BEGIN
                     FROM @extschema@.dataset_example x WHERE x.dataset_id = _dataset_counts.dataset_id) e
               GROUP BY e.user_id) u);
 END
-$function$;
-COMMENT ON FUNCTION _dataset_counts(uuid) IS 'Private: examples of a dataset by kind and side';
-REVOKE ALL ON FUNCTION _dataset_counts(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_counts(uuid) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _dataset_counts IS 'Private: examples of a dataset by kind and side';
+REVOKE ALL ON FUNCTION _dataset_counts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _dataset_counts TO finetune_admin;
 
 -- What was looked at and left out, from the notes of _collect_points and _split_texts.
-CREATE FUNCTION _left_out_counts() RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _left_out_counts() RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
         SELECT jsonb_build_object(
@@ -327,12 +333,12 @@ BEGIN
                 'users_below_minimum', count(DISTINCT p.user_id) FILTER (WHERE p.state = 'user below minimum')))
         FROM pg_temp.pg_finetune_point p);
 END
-$function$;
-COMMENT ON FUNCTION _left_out_counts() IS 'Private: points of the window by the reason why they did not become examples';
-REVOKE ALL ON FUNCTION _left_out_counts() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _left_out_counts() TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _left_out_counts IS 'Private: points of the window by the reason why they did not become examples';
+REVOKE ALL ON FUNCTION _left_out_counts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _left_out_counts TO finetune_admin;
 
-CREATE FUNCTION _dataset_warnings(report jsonb) RETURNS text[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _dataset_warnings(report jsonb) RETURNS text[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     balance CONSTANT double precision := (report ->> 'positives')::double precision / nullif((report ->> 'examples')::double precision, 0);
     judgeable CONSTANT bigint := report #>> '{test,judgeable_users}';
@@ -350,28 +356,17 @@ BEGIN
              -- the gate asks for 20 users and draws 15 % of all
              THEN format('%s users can be judged on the test side: the gate may answer "not enough data"', judgeable) END], NULL);
 END
-$function$;
-COMMENT ON FUNCTION _dataset_warnings(jsonb) IS 'Private: what a reader of a dataset''s report should worry about';
-REVOKE ALL ON FUNCTION _dataset_warnings(jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_warnings(jsonb) TO finetune_admin;
-
-CREATE FUNCTION _split_moment(dataset_id uuid) RETURNS timestamptz LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN (SELECT CASE WHEN min(e.actioned_at) FILTER (WHERE e.split = 'test') > max(e.actioned_at) FILTER (WHERE e.split = 'train')
-                        THEN min(e.actioned_at) FILTER (WHERE e.split = 'test') END
-            FROM @extschema@.dataset_example e WHERE e.dataset_id = _split_moment.dataset_id);
-END
-$function$;
-COMMENT ON FUNCTION _split_moment(uuid) IS 'Private: the moment that parts train from test, where one moment does so for all users';
-REVOKE ALL ON FUNCTION _split_moment(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _split_moment(uuid) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION _dataset_warnings IS 'Private: what a reader of a dataset''s report should worry about';
+REVOKE ALL ON FUNCTION _dataset_warnings FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _dataset_warnings TO finetune_admin;
 
 CREATE FUNCTION create_dataset(
     name text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, positive text[] DEFAULT '{saved,snipped}',
     min_examples integer DEFAULT 300, min_user_saved integer DEFAULT 3, min_user_skipped integer DEFAULT 1,
     test_share double precision DEFAULT 0.2, seed bigint DEFAULT 42, mistake_weight double precision DEFAULT 2,
     surfaces text[] DEFAULT NULL, split text DEFAULT 'time')
-RETURNS uuid LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS uuid LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_id CONSTANT uuid := gen_random_uuid();
     new_version integer;
@@ -379,15 +374,16 @@ DECLARE
 BEGIN
     PERFORM @extschema@._check_dataset_parameters(create_dataset.name, since, until, positive, min_examples,
         min_user_saved, min_user_skipped, test_share, mistake_weight, split);
+    -- one at a time: versions are counted up, and two could mark the same points in opposite orders
+    PERFORM pg_advisory_xact_lock(hashtextextended('pg_finetune create_dataset', 0));
     PERFORM @extschema@._collect_points(since, until, positive, surfaces, min_user_saved, min_user_skipped);
     PERFORM @extschema@._refuse_dimensions();
     PERFORM @extschema@._split_texts(test_share, split, seed);
     PERFORM @extschema@._refuse_few_examples(min_examples);
     report := to_jsonb(s) FROM @extschema@._compare_surfaces() s;
 
-    PERFORM pg_advisory_xact_lock(hashtextextended('pg_finetune dataset ' || create_dataset.name, 0)); -- one at a time takes the next version
     SELECT coalesce(max(d.version), 0) + 1 INTO new_version FROM @extschema@.dataset d WHERE d.name = create_dataset.name;
-    PERFORM @extschema@._freeze_points(new_id, mistake_weight, new_version);
+    PERFORM @extschema@._freeze_points(new_id, mistake_weight);
 
     report := report || @extschema@._left_out_counts() || @extschema@._dataset_counts(new_id) || jsonb_build_object('parameters', jsonb_build_object(
         'since', since, 'until', until, 'positive', positive, 'min_examples', min_examples, 'min_user_saved', min_user_saved,
@@ -397,18 +393,20 @@ BEGIN
     INSERT INTO @extschema@.dataset (id, name, version, dimensions, positive, split_at, seed, examples, users, report, digest)
     VALUES (new_id, create_dataset.name, new_version,
             (SELECT p.dims FROM pg_temp.pg_finetune_point p WHERE p.state = 'taken' LIMIT 1), positive,
-            @extschema@._split_moment(new_id), seed, (report ->> 'examples')::bigint, (report ->> 'users')::bigint,
+            -- the moment that parts train from test, where one moment does so for all users
+            (SELECT min(e.actioned_at) FILTER (WHERE e.split = 'test') FROM @extschema@.dataset_example e WHERE e.dataset_id = new_id
+             HAVING min(e.actioned_at) FILTER (WHERE e.split = 'test') > max(e.actioned_at) FILTER (WHERE e.split = 'train')), seed, (report ->> 'examples')::bigint, (report ->> 'users')::bigint,
             report, @extschema@._dataset_digest(new_id));
+    PERFORM @extschema@._mark_points(new_version);
     DROP TABLE pg_temp.pg_finetune_point, pg_temp.pg_finetune_test_text;
     RETURN new_id;
 END
-$function$;
-COMMENT ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text)
-    IS 'Freezes the last action of each user on each text as a new version of a dataset, split into train and test without a text on both sides; the row in dataset says what was left out and why';
-REVOKE ALL ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION create_dataset(text, timestamptz, timestamptz, text[], integer, integer, integer, double precision, bigint, double precision, text[], text) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION create_dataset IS 'Freezes the last action of each user on each text as a new version of a dataset, split into train and test without a text on both sides; the row in dataset says what was left out and why';
+REVOKE ALL ON FUNCTION create_dataset FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION create_dataset TO finetune_admin;
 
-CREATE FUNCTION _dataset_id(dataset text) RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION _dataset_id(dataset text) RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts CONSTANT text[] := regexp_match(dataset, '^([^:]+)(?::(\d{1,9}))?$');
     found uuid;
@@ -424,17 +422,17 @@ BEGIN
     SELECT string_agg(format('%s (%s)', k.name, k.versions), ', ' ORDER BY k.name) INTO known
     FROM (SELECT d.name, CASE WHEN count(*) = 1 THEN 'version ' ELSE 'versions ' END || string_agg(d.version::text, ', ' ORDER BY d.version) AS versions
           FROM @extschema@.dataset d GROUP BY d.name ORDER BY max(d.created_at) DESC LIMIT 10) k;
-    RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('dataset %s does not exist', coalesce(quote_literal(dataset), 'NULL')),
+    RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('dataset "%s" does not exist', dataset),
         DETAIL = coalesce('Newest datasets: ' || known || '.', 'There are no datasets yet.'),
         HINT = CASE WHEN known IS NULL THEN 'SELECT create_dataset(''first'');' ELSE 'Name one of them, or one version of it as ''name:version''; SELECT * FROM datasets; lists all.' END;
 END
-$function$;
-COMMENT ON FUNCTION _dataset_id(text) IS 'Private: the id of ''name'' (latest version), ''name:version'' or an id written as text';
-REVOKE ALL ON FUNCTION _dataset_id(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _dataset_id(text) TO finetune_analyst, finetune_admin;
+$$;
+COMMENT ON FUNCTION _dataset_id IS 'Private: the id of ''name'' (latest version), ''name:version'' or an id written as text';
+REVOKE ALL ON FUNCTION _dataset_id FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _dataset_id TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION drop_dataset(dataset text, force boolean DEFAULT false)
-RETURNS text LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS text LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old @extschema@.dataset;
     models text;
@@ -442,7 +440,7 @@ BEGIN
     SELECT d.* INTO old FROM @extschema@.dataset d WHERE d.id = @extschema@._dataset_id(dataset) FOR UPDATE;
     IF EXISTS (SELECT FROM @extschema@.fine_tuning_job j WHERE j.dataset_id = old.id
                AND j.state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')) THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = format('a job is running on dataset %L', old.name || ':' || old.version),
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = format('a job is running on dataset "%s:%s"', old.name, old.version),
             DETAIL = (SELECT format('Job %s is %s.', j.id, j.state) FROM @extschema@.fine_tuning_job j WHERE j.dataset_id = old.id
                       AND j.state NOT IN ('succeeded', 'failed', 'cancelled', 'expired') ORDER BY j.created_at LIMIT 1),
             HINT = 'Wait for it (CALL wait_for_job) or stop it (SELECT cancel_job).';
@@ -450,7 +448,7 @@ BEGIN
     SELECT string_agg(m.id, ', ' ORDER BY m.created_at, m.id) INTO models FROM @extschema@.model m WHERE m.dataset_id = old.id;
     IF models IS NOT NULL AND force IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
-            MESSAGE = format('cannot drop dataset %L: models were trained on it', old.name || ':' || old.version),
+            MESSAGE = format('cannot drop dataset "%s:%s": models were trained on it', old.name, old.version),
             DETAIL = format('Models: %s.', models),
             HINT = format('SELECT drop_dataset(%L, force => true); drops it all the same: nobody can then say what these models were trained on.', old.name || ':' || old.version);
     END IF;
@@ -459,28 +457,25 @@ BEGIN
     DELETE FROM @extschema@.dataset d WHERE d.id = old.id;
     RETURN old.name || ':' || old.version;
 END
-$function$;
-COMMENT ON FUNCTION drop_dataset(text, boolean)
-    IS 'Removes one version of a dataset, its examples and finished jobs; refuses when models were trained on it, unless forced';
-REVOKE ALL ON FUNCTION drop_dataset(text, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION drop_dataset(text, boolean) TO finetune_admin;
+$$;
+COMMENT ON FUNCTION drop_dataset IS 'Removes one version of a dataset, its examples and finished jobs; refuses when models were trained on it, unless forced';
+REVOKE ALL ON FUNCTION drop_dataset FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION drop_dataset TO finetune_admin;
 
 CREATE FUNCTION contrastive_triplets(
     dataset text, per_positive integer DEFAULT 4, mining text DEFAULT 'hard', split text DEFAULT 'train', seed bigint DEFAULT 42,
     OUT user_id text, OUT anchor_id text, OUT positive_id text, OUT negative_id text,
     OUT anchor text, OUT positive text, OUT negative text, OUT mined boolean)
 RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'contrastive_triplets_wrapper';
-COMMENT ON FUNCTION contrastive_triplets(text, integer, text, text, bigint)
-    IS 'Triplets of texts: anchor = another save of the same user, positive = a save, negative = a skip of the same user and surface or (mined) a text of others; in the select list it streams, SELECT (contrastive_triplets(...)).* and FROM gather all rows first. The built-in trainer does not use them: its anchors are whole profiles, which have no text';
-REVOKE ALL ON FUNCTION contrastive_triplets(text, integer, text, text, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION contrastive_triplets(text, integer, text, text, bigint) TO finetune_analyst, finetune_admin;
+COMMENT ON FUNCTION contrastive_triplets IS 'Triplets of texts: anchor = another save of the same user, positive = a save, negative = a skip of the same user and surface or (mined) a text of others; SELECT contrastive_triplets(...) streams, in FROM Postgres gathers all rows first. The built-in trainer does not use them: its anchors are whole profiles, which have no text';
+REVOKE ALL ON FUNCTION contrastive_triplets FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION contrastive_triplets TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION export_jsonl(dataset text, format text DEFAULT 'triplet', split text DEFAULT 'train')
 RETURNS SETOF text LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'export_jsonl_wrapper';
-COMMENT ON FUNCTION export_jsonl(text, text, text)
-    IS 'A dataset as lines of JSON for trainers and providers; formats: triplet, pair, cohere_rerank, openai_chat, openai_dpo, bedrock_converse, anthropic, raw. COPY (SELECT export_jsonl(...)) TO streams them';
-REVOKE ALL ON FUNCTION export_jsonl(text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION export_jsonl(text, text, text) TO finetune_analyst, finetune_admin;
+COMMENT ON FUNCTION export_jsonl IS 'A dataset as lines of JSON for trainers and providers; formats: triplet, pair, cohere_rerank, openai_chat, openai_dpo, bedrock_converse, anthropic, raw. COPY (SELECT export_jsonl(...)) TO streams them';
+REVOKE ALL ON FUNCTION export_jsonl FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION export_jsonl TO finetune_analyst, finetune_admin;
 
 CREATE VIEW datasets AS
 SELECT d.name, d.version, d.examples, d.users,

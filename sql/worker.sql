@@ -131,7 +131,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE @extschema@.fine_tuning_job j
-    SET token = nextval('@extschema@.fencing_token'), state = 'running', stage = 'starting', attempt = j.attempt + 1,
+    SET token = nextval('@extschema@.fencing_token'), state = 'running', stage = 'starting', attempt = j.attempt + 1, due_at = clock_timestamp(),
         holder_pid = pg_backend_pid(),
         holder_started = (SELECT a.backend_start FROM pg_stat_get_activity(pg_backend_pid()) a),
         lease_expires_at = clock_timestamp() + @extschema@._lease(),

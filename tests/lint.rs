@@ -37,11 +37,11 @@ fn catalog() -> Client {
     let name = NAME.get_or_init(|| {
         let db = Server::shared().create_database("lint");
         let mut client = db.install("pgft");
-        client.batch_execute(VIEWS).unwrap();
+        execute(&mut client, VIEWS);
         for class in CLASSES {
             for table in tables_of(class) {
                 let sql = "INSERT INTO lint.class SELECT $1::text::regclass, $2";
-                client.execute(sql, &[&table, &class]).unwrap_or_else(|e| panic!("{table}: {e:?}"));
+                client.execute(sql, &[&table, &class]).unwrap_or_else(|e| panic!("{table}: {}", explain(&e)));
             }
         }
         let name = db.name.clone();
@@ -49,7 +49,7 @@ fn catalog() -> Client {
         name
     });
     let mut client = Server::shared().connect(name);
-    client.batch_execute("SET search_path = pgft, public").unwrap();
+    execute(&mut client, "SET search_path = pgft, public");
     client
 }
 

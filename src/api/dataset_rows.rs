@@ -33,15 +33,24 @@ pub struct Source {
 impl Source {
     pub fn open(dataset: &str, split: Split) -> Result<Self, UserError> {
         let schema = own_schema().ok_or_else(|| {
-            UserError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "extension pg_finetune is not installed in this database")
-                .hint("CREATE EXTENSION pg_finetune CASCADE;")
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                "extension pg_finetune is not installed in this database",
+            )
+            .hint("CREATE EXTENSION pg_finetune CASCADE;")
         })?;
         let query = format!(
             "SELECT d.id::pg_catalog.text, d.dimensions::pg_catalog.int8, d.seed \
              FROM {schema}.dataset d WHERE d.id OPERATOR(pg_catalog.=) {schema}._dataset_id($1)"
         );
         let (id, dimensions, seed) = Spi::get_three_with_args::<String, i64, i64>(&query, &[dataset.into()])?;
-        Ok(Self { schema, dataset: id.unwrap_or_default(), dimensions: dimensions.unwrap_or(1), seed: seed.unwrap_or_default(), split })
+        Ok(Self {
+            schema,
+            dataset: id.unwrap_or_default(),
+            dimensions: dimensions.unwrap_or(1),
+            seed: seed.unwrap_or_default(),
+            split,
+        })
     }
 
     /// The seed that the dataset was made with.

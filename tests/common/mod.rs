@@ -12,9 +12,11 @@
 // Each test file compiles this module and uses a part of it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+mod app;
 mod repository;
 mod server;
 
+pub use app::*;
 pub use postgres::{Client, GenericClient, NoTls};
 pub use repository::*;
 pub use server::{run, Database, Notices, Server, Stop};
@@ -46,6 +48,26 @@ impl From<postgres::Error> for SqlError {
     }
 }
 
+/// A client error in a few lines, with where in our SQL it happened.
+pub fn explain(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!(
+            "{} {}\n  DETAIL: {}\n  HINT: {}\n  CONTEXT: {}",
+            error.code().code(),
+            error.message(),
+            error.detail().unwrap_or("none"),
+            error.hint().unwrap_or("none"),
+            error.where_().unwrap_or("none"),
+        ),
+        None => error.to_string(),
+    }
+}
+
+/// Runs statements that must succeed.
+pub fn execute(client: &mut impl GenericClient, sql: &str) {
+    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}:\n{}", explain(&error)));
+}
+
 /// Runs statements that must fail.
 pub fn expect_error(client: &mut impl GenericClient, sql: &str) -> SqlError {
     match client.batch_execute(sql) {
@@ -73,7 +95,7 @@ pub use crate::assert_error;
 pub fn value<T: FromSqlOwned>(client: &mut impl GenericClient, sql: &str) -> T {
     match client.query_one(sql, &[]) {
         Ok(row) => row.get(0),
-        Err(error) => panic!("{sql}: {error:?}"),
+        Err(error) => panic!("{sql}:\n{}", explain(&error)),
     }
 }
 
@@ -81,7 +103,7 @@ pub fn value<T: FromSqlOwned>(client: &mut impl GenericClient, sql: &str) -> T {
 pub fn values<T: FromSqlOwned>(client: &mut impl GenericClient, sql: &str) -> Vec<T> {
     match client.query(sql, &[]) {
         Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
-        Err(error) => panic!("{sql}: {error:?}"),
+        Err(error) => panic!("{sql}:\n{}", explain(&error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Clusters (made by scripts/cluster.sh, which knows how to do it as root) and databases in them.
 
-use super::quoted;
+use super::{execute, explain, quoted};
 use postgres::{Client, Config, NoTls};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -69,7 +69,7 @@ impl Server {
     }
 
     pub fn connect_as(&self, database: &str, role: &str) -> Client {
-        self.try_connect(database, role).unwrap_or_else(|error| panic!("{database} as {role}: {error:?}"))
+        self.try_connect(database, role).unwrap_or_else(|error| panic!("{database} as {role}: {}", explain(&error)))
     }
 
     pub fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
@@ -96,7 +96,7 @@ impl Server {
     pub fn create_database_with(&self, name: &str, options: &str) -> Database<'_> {
         let name = numbered(name);
         let sql = format!("CREATE DATABASE {} {options}", quoted(&name));
-        self.connect("postgres").batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        execute(&mut self.connect("postgres"), &sql);
         Database { server: self, name }
     }
 
@@ -105,7 +105,7 @@ impl Server {
         let name = numbered(name);
         let member_of: String = member_of.iter().map(|role| format!("GRANT {} TO {name};", quoted(role))).collect();
         let sql = format!("CREATE ROLE {name} LOGIN; {member_of}");
-        self.connect("postgres").batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        execute(&mut self.connect("postgres"), &sql);
         name
     }
 
@@ -174,7 +174,7 @@ impl Database<'_> {
             "CREATE EXTENSION IF NOT EXISTS vector SCHEMA public; CREATE SCHEMA IF NOT EXISTS {schema}; \
              CREATE EXTENSION pg_finetune SCHEMA {schema}; SET search_path = {schema}, public"
         );
-        client.batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        execute(&mut client, &sql);
         client
     }
 

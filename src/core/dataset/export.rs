@@ -13,7 +13,8 @@ use super::{DatasetError, Example, Split};
 /// How many earlier saves describe the listener in a question.
 const PROFILE: usize = 5;
 
-const SYSTEM: &str = "You judge whether a listener would save a passage, from what the same listener saved before. Answer yes or no.";
+const SYSTEM: &str =
+    "You judge whether a listener would save a passage, from what the same listener saved before. Answer yes or no.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -61,12 +62,7 @@ impl FromStr for Format {
 }
 
 /// The lines of one positive with its negatives.
-pub fn group_lines(
-    format: Format,
-    user: &User,
-    pool: &[PoolText],
-    group: &Group,
-) -> Result<Vec<String>, DatasetError> {
+pub fn group_lines(format: Format, user: &User, pool: &[PoolText], group: &Group) -> Result<Vec<String>, DatasetError> {
     let text = |i: usize| text_of(format, user.user_id(), &user.examples()[i]);
     let (anchor, positive) = (text(group.anchor)?, text(group.positive)?);
     let mut negatives = Vec::with_capacity(group.negatives.len());
@@ -97,7 +93,8 @@ pub struct Listener {
 
 impl Listener {
     pub fn new(user_id: String, examples: Vec<Example>, split: Split) -> Self {
-        let indices = |wanted: &dyn Fn(&Example) -> bool| (0..examples.len()).filter(|&i| wanted(&examples[i])).collect();
+        let indices =
+            |wanted: &dyn Fn(&Example) -> bool| (0..examples.len()).filter(|&i| wanted(&examples[i])).collect();
         let lines = indices(&|e| e.split == split.name());
         let known = Split::Train.name();
         let mut saves: Vec<usize> = indices(&|e| e.label && e.split == known && !e.text.trim().is_empty());
@@ -124,7 +121,8 @@ impl Listener {
         }
         let question = self.question(format, index)?;
         let (answer, opposite) = if example.label { ("yes", "no") } else { ("no", "yes") };
-        let (system, user, assistant) = (message("system", SYSTEM), message("user", &question), message("assistant", answer));
+        let (system, user, assistant) =
+            (message("system", SYSTEM), message("user", &question), message("assistant", answer));
         Ok(match format {
             Format::OpenaiDpo => line(&PreferenceLine {
                 input: PreferenceInput { messages: [system, user] },

@@ -83,7 +83,8 @@ fn collect(value: &Value, into: &mut Vec<String>) {
 #[test]
 fn triplet_lines_keep_the_order_of_their_columns() {
     let pool = [PoolText { id: "x".into(), text: "elsewhere".into(), content_hash: vec![1], vector: vec![] }];
-    let lines = group_lines(Format::Triplet, &user(), &pool, &group(vec![Negative::Own(2), Negative::Mined(0)])).unwrap();
+    let lines =
+        group_lines(Format::Triplet, &user(), &pool, &group(vec![Negative::Own(2), Negative::Mined(0)])).unwrap();
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with(r#"{"anchor":"older save","positive":"line one\nline"#), "{}", lines[0]);
     assert!(lines[1].ends_with(r#","negative":"elsewhere"}"#), "{}", lines[1]);
@@ -112,8 +113,9 @@ fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
 
 #[test]
 fn a_profile_holds_the_newest_saves_of_the_train_side() {
-    let mut all: Vec<Example> =
-        (1..=7).map(|i| example(&format!("s{i}"), true, &format!("save {i}"), &format!("2026-01-0{i}T00:00:00Z"))).collect();
+    let mut all: Vec<Example> = (1..=7)
+        .map(|i| example(&format!("s{i}"), true, &format!("save {i}"), &format!("2026-01-0{i}T00:00:00Z")))
+        .collect();
     all[6].split = "test".to_owned();
     all.push(example("n", false, "the passage", "2026-01-08T00:00:00Z"));
     let line = listener(all.clone()).line(Format::OpenaiChat, 6).unwrap();

@@ -94,7 +94,9 @@ impl fmt::Display for DatasetError {
         match self {
             Self::Unknown { what, name, .. } => write!(f, "{what} \"{name}\" is unknown"),
             Self::PerPositive(n) => write!(f, "per_positive is {n}"),
-            Self::EmptyText { id, format, .. } => write!(f, "example \"{id}\" has no text, which format \"{format}\" needs"),
+            Self::EmptyText { id, format, .. } => {
+                write!(f, "example \"{id}\" has no text, which format \"{format}\" needs")
+            }
         }
     }
 }

@@ -126,7 +126,11 @@ impl User {
 
     /// Positives that can have an anchor: none for users with a single save.
     pub fn positives(&self) -> &[usize] {
-        if self.saves.len() > 1 { &self.saves } else { &[] }
+        if self.saves.len() > 1 {
+            &self.saves
+        } else {
+            &[]
+        }
     }
 
     /// Whether some positive may have too few skips of its own, so that `group` needs a pool.
@@ -157,7 +161,13 @@ impl User {
         self.skips.iter().copied().filter(move |&s| self.examples[s].surface == *surface)
     }
 
-    fn own_negatives(&self, anchor: usize, positive: usize, options: &Options, random: &mut SplitMix64) -> Vec<Negative> {
+    fn own_negatives(
+        &self,
+        anchor: usize,
+        positive: usize,
+        options: &Options,
+        random: &mut SplitMix64,
+    ) -> Vec<Negative> {
         let mut skips: Vec<(f32, usize)> =
             self.skips_beside(positive).map(|s| (self.similarity(anchor, s), s)).collect();
         let bound = self.similarity(anchor, positive);
@@ -172,7 +182,14 @@ impl User {
         skips.into_iter().take(options.per_positive).map(|(_, s)| Negative::Own(s)).collect()
     }
 
-    fn mined_negatives(&self, anchor: usize, positive: usize, pool: &[PoolText], n: usize, random: &mut SplitMix64) -> Vec<Negative> {
+    fn mined_negatives(
+        &self,
+        anchor: usize,
+        positive: usize,
+        pool: &[PoolText],
+        n: usize,
+        random: &mut SplitMix64,
+    ) -> Vec<Negative> {
         let seen: HashSet<&[u8]> = self.examples.iter().map(|e| e.content_hash.as_slice()).collect();
         let anchor_vector = &self.examples[anchor].vector;
         let bound = mining_bound(self.similarity(anchor, positive));

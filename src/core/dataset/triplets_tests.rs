@@ -131,7 +131,8 @@ fn negatives_come_from_the_positives_surface() {
 
 #[test]
 fn mining_fills_up_and_keeps_its_distance() {
-    let user = user(&[example("s1", true, &[1.0, 0.0]), example("s2", true, &[0.8, 0.6]), example("n", false, &[0.0, 1.0])]);
+    let user =
+        user(&[example("s1", true, &[1.0, 0.0]), example("s2", true, &[0.8, 0.6]), example("n", false, &[0.0, 1.0])]);
     let pool = [
         pool_text("s1", &[-1.0, 0.0]),   // the user's own text, under another vector
         pool_text("close", &[0.9, 0.1]), // nearer to the anchor than the positive
@@ -148,7 +149,8 @@ fn mining_fills_up_and_keeps_its_distance() {
 
 #[test]
 fn random_mining_never_takes_other_peoples_texts() {
-    let examples = vec![example("s1", true, &[1.0, 0.0]), example("s2", true, &[0.8, 0.6]), example("n", false, &[0.0, 1.0])];
+    let examples =
+        vec![example("s1", true, &[1.0, 0.0]), example("s2", true, &[0.8, 0.6]), example("n", false, &[0.0, 1.0])];
     let user = user(&examples);
     let wanted = options(4, Mining::Random, 5);
     assert!(!user.wants_pool(&wanted));

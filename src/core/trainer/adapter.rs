@@ -2,7 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::vectors::{add_scaled, dot, norm, normalise, product, Matrix, Rows};
+use super::error::Error;
+use super::progress::Watch;
+use super::vectors::{add_scaled, dot, norm, normalise, product_in_blocks, Matrix, Rows};
 
 /// Turns a user's profile into the vector to search with. Stored vectors are never touched.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +32,8 @@ impl Adapter {
     }
 
     /// The unit vector to search with: u(A q + o) + gamma u(q - s), where q and s are the means of the user's saved
-    /// and skipped unit vectors (s only when at least five were skipped). All slices hold `dim` numbers.
+    /// and skipped unit vectors (s only when at least five were skipped). Panics when their dimension is
+    /// another.
     pub fn query(&self, saved_mean: &[f32], skipped_mean: Option<&[f32]>) -> Vec<f32> {
         let mut query = self.project(saved_mean);
         self.add_negative(&mut query, saved_mean, skipped_mean);
@@ -61,18 +64,26 @@ impl Adapter {
         digest.finalize().into()
     }
 
+    pub(super) fn is_finite(&self) -> bool {
+        self.matrix.iter().chain(&self.bias).all(|v| v.is_finite())
+    }
+
     pub fn is_identity(&self) -> bool {
-        let on_diagonal = |i: usize| i % (self.dim + 1) == 0;
-        self.bias.iter().all(|&b| b == 0.0)
-            && self.matrix.iter().enumerate().all(|(i, &a)| a == f32::from(u8::from(on_diagonal(i))))
+        let one_on_diagonal = |i: usize| f32::from(u8::from(i.is_multiple_of(self.dim + 1)));
+        self.bias.iter().all(|&b| b == 0.0) && self.matrix.iter().enumerate().all(|(i, &a)| a == one_on_diagonal(i))
     }
 
     /// `query` for many users at once; a user without a skipped mean has a row of zeros.
-    pub(super) fn queries(&self, saved_means: &Rows, skipped_means: &Rows) -> Rows {
+    pub(super) fn queries(
+        &self,
+        saved_means: &Rows,
+        skipped_means: &Rows,
+        watch: &mut Watch<'_>,
+    ) -> Result<Rows, Error> {
         let mut out = saved_means.clone();
         if !self.is_identity() {
             let matrix = Matrix::new(&self.matrix, self.dim, self.dim).transposed();
-            product(1.0, saved_means.as_matrix(), matrix, 0.0, &mut out.data);
+            product_in_blocks(saved_means.as_matrix(), matrix, &mut out.data, watch)?;
         }
         for index in 0..out.len() {
             let (query, skipped) = (out.row_mut(index), skipped_means.row(index));
@@ -81,10 +92,11 @@ impl Adapter {
             let given = skipped.iter().any(|&v| v != 0.0);
             self.add_negative(query, saved_means.row(index), given.then_some(skipped));
         }
-        out
+        Ok(out)
     }
 
     fn project(&self, vector: &[f32]) -> Vec<f32> {
+        assert_eq!(vector.len(), self.dim, "a vector of another dimension");
         let rows = self.matrix.chunks_exact(self.dim);
         let mut out: Vec<f32> = rows.zip(&self.bias).map(|(row, b)| dot(row, vector) + b).collect();
         normalise(&mut out);
@@ -106,6 +118,7 @@ impl Adapter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Unobserved;
     use super::*;
 
     fn adapter() -> Adapter {
@@ -142,7 +155,7 @@ mod tests {
     fn many_queries_agree_with_single_ones() {
         let saved = Rows { dim: 3, data: vec![0.6, 0.2, 0.1, 0.0, 0.4, 0.4] };
         let skipped = Rows { dim: 3, data: vec![0.0, 0.0, 0.0, 0.1, 0.5, 0.1] };
-        let together = adapter().queries(&saved, &skipped);
+        let together = adapter().queries(&saved, &skipped, &mut Watch::new(&mut Unobserved, None)).unwrap();
         for (index, skipped) in [None, Some(skipped.row(1))].into_iter().enumerate() {
             for (a, b) in together.row(index).iter().zip(adapter().query(saved.row(index), skipped)) {
                 assert!((a - b).abs() < 1e-6);

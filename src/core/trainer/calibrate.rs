@@ -5,7 +5,10 @@ use rand::seq::SliceRandom;
 use super::error::Error;
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{product, Matrix, Rows, BLOCK};
+use super::vectors::{product, product_in_blocks, Matrix, Rows, BLOCK};
+
+/// Of unit vectors, summed over all dimensions: what is below is rounding.
+const MIN_VARIANCE: f64 = 1e-9;
 
 /// Mean and covariance of a sample of rows.
 pub(super) struct Moments {
@@ -17,7 +20,7 @@ pub(super) struct Moments {
 
 impl Moments {
     /// Over at most `limit` rows, drawn by the seed.
-    pub fn of(rows: &Rows, limit: usize, seed: u64, watch: &mut Watch<'_>) -> Result<Self, Error> {
+    pub fn of(rows: &Rows, limit: usize, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let mut chosen: Vec<u32> = (0..rows.len() as u32).collect();
         if chosen.len() > limit {
             chosen = chosen.partial_shuffle(&mut rng::stream(seed, "calibration"), limit).0.to_vec();
@@ -90,6 +93,9 @@ impl Space {
     /// C = (1 - s) covariance + s trace / d I, and W with W'W = C^-1 up to a factor.
     pub fn shrunk(moments: &Moments, shrinkage: f64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let dim = moments.dim();
+        if moments.variance() < MIN_VARIANCE {
+            return Err(no_variance());
+        }
         let ridge = shrinkage * moments.variance() / dim as f64;
         let mut c: Vec<f64> = moments.covariance.iter().map(|v| (1.0 - shrinkage) * v).collect();
         (0..dim).for_each(|i| c[i * dim + i] += ridge);
@@ -121,7 +127,7 @@ impl Space {
     }
 
     /// The query side as one matrix and one offset in the raw space: A = W' (I + D) W with trace d, o = -A mean.
-    pub fn fold(&self, residual: Option<&[f32]>) -> Folded {
+    pub fn fold(&self, residual: Option<&[f32]>, watch: &mut Watch<'_>) -> Result<Folded, Error> {
         let dim = self.dim;
         let mut core = residual.map_or_else(|| vec![0.0; dim * dim], <[f32]>::to_vec);
         (0..dim).for_each(|i| core[i * dim + i] += 1.0);
@@ -130,8 +136,8 @@ impl Space {
             Some(Calibration { whitening, .. }) => {
                 let w = Matrix::new(whitening, dim, dim);
                 let mut right = vec![0.0; dim * dim];
-                product(1.0, Matrix::new(&core, dim, dim), w, 0.0, &mut right);
-                product(1.0, w.transposed(), Matrix::new(&right, dim, dim), 0.0, &mut core);
+                product_in_blocks(Matrix::new(&core, dim, dim), w, &mut right, watch)?;
+                product_in_blocks(w.transposed(), Matrix::new(&right, dim, dim), &mut core, watch)?;
                 core
             }
         };
@@ -147,7 +153,7 @@ impl Space {
                 .map(|row| -row.iter().zip(mean).map(|(&a, m)| f64::from(a) * m).sum::<f64>() as f32)
                 .collect(),
         };
-        Folded { matrix, bias }
+        Ok(Folded { matrix, bias })
     }
 }
 
@@ -168,6 +174,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f64>()
 }
 
+fn no_variance() -> Error {
+    Error::Input("the vectors do not differ: nothing can be calibrated".into())
+}
+
 /// C = L L', row by row, in place; what stands above the diagonal is not read and not changed.
 fn cholesky(c: &mut [f64], dim: usize, watch: &mut Watch<'_>) -> Result<(), Error> {
     for i in 0..dim {
@@ -179,7 +189,7 @@ fn cholesky(c: &mut [f64], dim: usize, watch: &mut Watch<'_>) -> Result<(), Erro
         }
         let square = row[i] - dot(&row[..i], &row[..i]);
         if square.is_nan() || square <= 0.0 {
-            return Err(Error::Input("the vectors do not differ: nothing can be calibrated".into()));
+            return Err(no_variance());
         }
         row[i] = square.sqrt();
     }
@@ -203,4 +213,78 @@ fn invert_lower(l: &[f64], dim: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>
         row.iter_mut().enumerate().for_each(|(j, v)| *v = columns[j * dim + i]);
     }
     Ok(inverse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::progress::Unobserved;
+    use super::super::testdata::{synthetic, Signal, DIM};
+    use super::*;
+
+    fn sample() -> Rows {
+        Rows { dim: DIM, data: synthetic(1, Signal::None, 3).items }
+    }
+
+    fn watched<T>(run: impl FnOnce(&mut Watch<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        run(&mut Watch::new(&mut Unobserved, None))
+    }
+
+    #[test]
+    fn moved_vectors_are_centred_and_of_mean_square_length_one() {
+        for shrinkage in [1.0, 0.7, 0.1] {
+            let moved = watched(|watch| {
+                let moments = Moments::of(&sample(), usize::MAX, 1, watch)?;
+                Space::shrunk(&moments, shrinkage, watch)?.transform(&sample(), watch)
+            });
+            let moved = moved.unwrap().unwrap();
+            let moments = watched(|watch| Moments::of(&moved, usize::MAX, 1, watch)).unwrap();
+            assert!(moments.mean.iter().all(|m| m.abs() < 1e-4));
+            assert!((moments.variance() - 1.0).abs() < 1e-3, "{shrinkage}: {}", moments.variance());
+        }
+    }
+
+    #[test]
+    fn little_shrinkage_makes_all_directions_alike() {
+        let moments = watched(|watch| {
+            let moments = Moments::of(&sample(), usize::MAX, 1, watch)?;
+            let moved = Space::shrunk(&moments, 0.01, watch)?.transform(&sample(), watch)?;
+            Moments::of(&moved.expect("moved"), usize::MAX, 1, watch)
+        })
+        .unwrap();
+        for i in 0..DIM {
+            let variance = moments.covariance[i * DIM + i] * DIM as f64;
+            assert!((0.9..1.1).contains(&variance), "{variance}");
+        }
+    }
+
+    #[test]
+    fn the_folded_model_scores_like_the_space_it_comes_from() {
+        let (moved, folded) = watched(|watch| {
+            let moments = Moments::of(&sample(), 500, 1, watch)?;
+            assert_eq!(moments.rows, 500);
+            let space = Space::shrunk(&moments, 0.7, watch)?;
+            Ok((space.transform(&sample(), watch)?.expect("moved"), space.fold(None, watch)?))
+        })
+        .unwrap();
+        let (x, q) = (sample(), sample().row(7).to_vec());
+        let query: Vec<f64> = (0..DIM)
+            .map(|i| {
+                let row = folded.matrix[i * DIM..][..DIM].iter().zip(&q);
+                f64::from(folded.bias[i]) + row.map(|(a, b)| f64::from(a * b)).sum::<f64>()
+            })
+            .collect();
+        let raw = |i: usize| x.row(i).iter().zip(&query).map(|(&a, b)| f64::from(a) * b).sum::<f64>();
+        let own = |i: usize| moved.row(i).iter().zip(moved.row(7)).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        let scale = (raw(1) - raw(0)) / (own(1) - own(0));
+        for i in 2..20 {
+            assert!(((raw(i) - raw(0)) - scale * (own(i) - own(0))).abs() < 1e-3 * scale);
+        }
+    }
+
+    #[test]
+    fn vectors_that_do_not_differ_are_refused() {
+        let same = Rows { dim: 2, data: [0.6, 0.8].repeat(10) };
+        let refused = watched(|watch| Space::shrunk(&Moments::of(&same, 100, 1, watch)?, 1.0, watch));
+        assert!(refused.err().unwrap().to_string().contains("do not differ"));
+    }
 }

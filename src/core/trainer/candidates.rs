@@ -54,7 +54,11 @@ pub(super) fn name(shrinkage: Option<f64>, trained: bool, gamma: f32) -> String 
         Some(1.0) => format!("{stage} centred"),
         Some(shrinkage) => format!("{stage} {shrinkage}"),
     };
-    if gamma == 0.0 { name } else { format!("{name} gamma {gamma}") }
+    if gamma == 0.0 {
+        name
+    } else {
+        format!("{name} gamma {gamma}")
+    }
 }
 
 impl Candidate {
@@ -127,7 +131,8 @@ impl Selection<'_> {
             reports.push(CandidateReport {
                 auc: Some(average(&measures, |m| m.auc)),
                 coverage_10: Some(coverage[0]),
-                refused: lost.map(|(now, base)| format!("shows too few different items: coverage {now:.3}, base has {base:.3}")),
+                refused: lost
+                    .map(|(now, base)| format!("shows too few different items: coverage {now:.3}, base has {base:.3}")),
                 ..candidate.report()
             });
             aucs.push(measures.iter().map(|m| m.auc).collect::<Vec<f64>>());
@@ -143,14 +148,12 @@ impl Selection<'_> {
     }
 
     fn measure(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Vec<Measures>, Error> {
-        let queries = adapter.queries(&self.panel.saved_means, &self.panel.skipped_means);
+        let queries = self.panel.queries(adapter, watch)?;
         measure_queries(self.panel, self.items, &queries, watch)
     }
 
     fn coverage(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<[f64; 2], Error> {
-        let mut of = |(panel, coverage): (&Panel, &Coverage)| {
-            coverage.of(&adapter.queries(&panel.saved_means, &panel.skipped_means), watch)
-        };
+        let mut of = |(panel, coverage): (&Panel, &Coverage)| coverage.of(&panel.queries(adapter, watch)?, watch);
         Ok([of(self.covered[0])?, of(self.covered[1])?])
     }
 }
@@ -175,8 +178,13 @@ fn within_one_standard_error(best: &[f64], simple: &[f64]) -> bool {
 }
 
 /// Scale and offset that turn a cosine into the probability of a save: a logistic fit on what the users did.
-pub(super) fn calibrate_scores(adapter: &Adapter, panel: &Panel, items: &Rows) -> (f64, f64) {
-    let queries = adapter.queries(&panel.saved_means, &panel.skipped_means);
+pub(super) fn calibrate_scores(
+    adapter: &Adapter,
+    panel: &Panel,
+    items: &Rows,
+    watch: &mut Watch<'_>,
+) -> Result<(f64, f64), Error> {
+    let queries = panel.queries(adapter, watch)?;
     let mut points: Vec<(f64, bool)> = Vec::new();
     for (index, member) in panel.members.iter().enumerate() {
         for list in &member.lists {
@@ -184,7 +192,7 @@ pub(super) fn calibrate_scores(adapter: &Adapter, panel: &Panel, items: &Rows) -
             points.extend(cosines.zip(list.saved.iter().copied()));
         }
     }
-    logistic(&points)
+    Ok(logistic(&points))
 }
 
 /// Newton's method with smoothed targets (Platt); a falling curve is replaced by a flat one.
@@ -220,7 +228,11 @@ fn logistic(points: &[(f64, bool)]) -> (f64, f64) {
             break;
         }
     }
-    if scale > 0.0 && offset.is_finite() { (scale, offset) } else { (0.0, prior) }
+    if scale > 0.0 && offset.is_finite() {
+        (scale, offset)
+    } else {
+        (0.0, prior)
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +271,8 @@ mod tests {
 
     #[test]
     fn names_tell_candidates_apart() {
-        let names = [name(None, false, 0.0), name(None, true, 0.0), name(Some(1.0), false, 0.0), name(Some(0.7), true, 1.0)];
+        let names =
+            [name(None, false, 0.0), name(None, true, 0.0), name(Some(1.0), false, 0.0), name(Some(0.7), true, 1.0)];
         assert_eq!(names, ["identity", "trained raw", "closed centred", "trained 0.7 gamma 1"]);
     }
 }

@@ -5,15 +5,29 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// A hyperparameter is unknown, of the wrong type or out of its range.
-    Parameter { name: String, reason: String },
+    Parameter {
+        name: String,
+        reason: String,
+    },
     /// The input contradicts itself: a caller's mistake, not the data's.
     Input(String),
     /// An item's vector cannot be used.
-    Vector { item: String, reason: &'static str },
-    TooFewEvents { found: usize, needed: usize },
+    Vector {
+        item: String,
+        reason: &'static str,
+    },
+    TooFewEvents {
+        found: usize,
+        needed: usize,
+    },
     /// Training left the ground it is safe on; the model in use stays.
-    Diverged { candidate: String, reason: String },
-    TimeLimit { seconds: f64 },
+    Diverged {
+        candidate: String,
+        reason: String,
+    },
+    TimeLimit {
+        seconds: f64,
+    },
     /// The observer asked for it.
     Stopped,
 }

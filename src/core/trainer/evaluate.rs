@@ -110,7 +110,7 @@ pub(super) struct Coverage {
 
 impl Coverage {
     /// The pool is what the members were shown; both are sampled where there are many.
-    pub fn new(panel: &Panel, items: &Rows, seed: u64) -> Self {
+    pub fn new(panel: &Panel, items: &Rows, seed: i64) -> Self {
         let mut rng = rng::stream(seed, "coverage");
         let mut draw = |mut all: Vec<u32>, limit: usize| {
             all.shuffle(&mut rng);
@@ -169,10 +169,10 @@ pub(super) fn nearest_three(items: &Rows, saved: &[u32], list: &List) -> Vec<f32
 }
 
 /// Share of others who saved each item, smoothed: what ranks well without looking at any text.
-pub(super) fn save_rates(items: usize, others: impl Iterator<Item = impl std::borrow::Borrow<User>>) -> Vec<f32> {
+pub(super) fn save_rates<'a>(items: usize, others: impl Iterator<Item = &'a User>) -> Vec<f32> {
     let mut counts = vec![(1.0f32, 2.0f32); items];
     for user in others {
-        for action in &user.borrow().train {
+        for action in &user.train {
             let (saved, shown) = &mut counts[action.item as usize];
             *saved += f32::from(u8::from(action.saved));
             *shown += 1.0;
@@ -214,6 +214,6 @@ mod tests {
         assert!((scores[0] - (1.0 + 0.6 + 0.6) / 3.0).abs() < 1e-6);
         let action = |item, saved| super::super::input::Action { item, saved, surface: 0, at: 0, weight: 1.0 };
         let user = User { train: vec![action(0, true), action(1, false)], ..User::default() };
-        assert_eq!(save_rates(3, [user].iter()), [2.0 / 3.0, 1.0 / 3.0, 0.5]);
+        assert_eq!(save_rates(3, [&user].into_iter()), [2.0 / 3.0, 1.0 / 3.0, 0.5]);
     }
 }

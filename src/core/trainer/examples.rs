@@ -27,6 +27,8 @@ pub(super) struct Examples {
     /// Index into `profiles` of each example.
     pub profile: Vec<u32>,
     pub weights: Vec<f32>,
+    /// A random number each, the same when other users come or go.
+    ranks: Vec<u64>,
     /// Saved items of each user who has examples.
     pub profiles: Vec<Vec<u32>>,
     pub report: ExampleReport,
@@ -85,7 +87,8 @@ impl Examples {
         }
         positives.shuffle(&mut rng);
         positives.truncate(params.positives_per_user);
-        for positive in positives {
+        for (index, positive) in positives.into_iter().enumerate() {
+            self.ranks.push(rng::hash(params.seed, &["cap", &user.name, &index.to_string()]));
             let negatives = draw(&pools[&positive.surface], params.negatives_per_positive, &mut rng);
             self.items.push(positive.item);
             self.items.extend(negatives);
@@ -115,14 +118,13 @@ impl Examples {
         pools
     }
 
-    /// Keeps the examples with the smallest hashes, so that a few more events change few of those kept.
+    /// Keeps the examples with the smallest ranks, so that a few more users change few of those kept.
     fn cap(&mut self, params: &Params) {
         if self.len() <= params.max_examples {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
-        let rank = |&i: &usize| rng::hash(params.seed, &["cap", &self.profile[i].to_string(), &self.example(i)[0].to_string()]);
-        order.sort_by_cached_key(rank);
+        order.sort_by_key(|&index| (self.ranks[index], index));
         order.truncate(params.max_examples);
         order.sort_unstable();
         self.items = order.iter().flat_map(|&i| self.example(i).to_vec()).collect();

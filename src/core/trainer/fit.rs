@@ -21,6 +21,8 @@ const RANK: usize = 32;
 const MAX_NORM: f64 = 2.0;
 /// Share of the first spread of scores below which all items look alike.
 const MIN_SPREAD: f64 = 0.05;
+/// Epochs with a validation AUC below one half after which nothing is kept.
+const MAX_BELOW_CHANCE: usize = 3;
 /// Profiles shorter than this have no direction left once the saved item itself is taken out.
 const MIN_ANCHOR: f64 = 1e-6;
 
@@ -34,7 +36,7 @@ pub(super) struct Residual {
 }
 
 impl Residual {
-    pub fn new(dim: usize, seed: u64) -> Self {
+    pub fn new(dim: usize, seed: i64) -> Self {
         if dim <= MAX_FULL {
             return Self { dim, rank: 0, parameters: vec![0.0; dim * dim] };
         }
@@ -46,7 +48,7 @@ impl Residual {
         Self { dim, rank: RANK, parameters }
     }
 
-    /// U, V' and V of the low-rank form.
+    /// U and V of the low-rank form.
     fn factors(&self) -> (Matrix<'_>, Matrix<'_>) {
         let (u, v) = self.parameters.split_at(self.dim * self.rank);
         (Matrix::new(u, self.dim, self.rank), Matrix::new(v, self.dim, self.rank))
@@ -117,20 +119,20 @@ pub struct Epoch {
 }
 
 pub(super) struct Fitted {
-    pub residual: Residual,
+    /// The best state seen; `None` = the untrained start.
+    pub residual: Option<Residual>,
     pub history: Vec<Epoch>,
-    /// 0 = the untrained start was best.
     pub best_epoch: usize,
 }
 
 impl Task<'_> {
-    /// Trains until the validation AUC stops rising and returns the best state seen, the start included.
+    /// Trains until the validation AUC stops rising.
     pub fn fit(&self, watch: &mut Watch<'_>) -> Result<Fitted, Error> {
         let mut residual = Residual::new(self.items.dim, self.params.seed);
         let mut trainer = Trainer::new(self, &residual);
         let start = self.validate(&residual, watch)?;
         let (mut best, mut best_auc, mut best_epoch) = (residual.clone(), start.auc, 0);
-        let mut history = Vec::new();
+        let (mut history, mut below_chance) = (Vec::new(), 0);
         for epoch in 1..=self.params.epochs {
             let loss = trainer.epoch(self, &mut residual, epoch, history.last().copied(), watch)?;
             self.check_state(&residual, loss)?;
@@ -139,13 +141,18 @@ impl Task<'_> {
                 return Err(self.diverged("its scores no longer tell items apart".into()));
             }
             history.push(Epoch { loss, validation_auc: now.auc });
+            below_chance = if now.auc < 0.5 { below_chance + 1 } else { 0 };
+            if below_chance >= MAX_BELOW_CHANCE {
+                best_epoch = 0;
+                break;
+            }
             if now.auc > best_auc + 1e-5 {
                 (best, best_auc, best_epoch) = (residual.clone(), now.auc, epoch);
             } else if epoch - best_epoch >= self.params.patience {
                 break;
             }
         }
-        Ok(Fitted { residual: best, history, best_epoch })
+        Ok(Fitted { residual: (best_epoch > 0).then_some(best), history, best_epoch })
     }
 
     fn check_state(&self, residual: &Residual, loss: f64) -> Result<(), Error> {
@@ -289,9 +296,7 @@ impl Trainer {
     /// Anchors (the user's other saved items), their queries and the scores of all items of the batch.
     fn forward(&mut self, task: &Task<'_>, residual: &Residual, chosen: &[u32]) {
         let (dim, examples) = (task.items.dim, task.examples);
-        for (&index, (anchor, weight)) in
-            chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights))
-        {
+        for (&index, (anchor, weight)) in chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights)) {
             let (index, positive) = (index as usize, examples.example(index as usize)[0] as usize);
             anchor.copy_from_slice(self.sums.row(examples.profile[index] as usize));
             add_scaled(anchor, -1.0, task.items.row(positive));
@@ -320,5 +325,135 @@ impl Trainer {
                 add_scaled(pull, gradient, task.items.row(item as usize));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::Data;
+    use super::super::loss::Loss;
+    use super::super::panel::Member;
+    use super::super::progress::Unobserved;
+    use super::super::testdata::{synthetic, Signal};
+    use super::*;
+
+    /// Synthetic users with examples, and the same users to validate on.
+    fn with_task<T>(params: &Params, run: impl FnOnce(&Task<'_>, &mut Watch<'_>) -> T) -> T {
+        let mut observer = Unobserved;
+        let watch = &mut Watch::new(&mut observer, None);
+        let data = Data::new(synthetic(30, Signal::Planted, 5), 1, watch).unwrap();
+        let everybody: Vec<usize> = (0..data.users.len()).collect();
+        let examples = Examples::build(&data.users, &everybody, &data.items, params, watch).unwrap();
+        let members = data.users.iter().enumerate().filter_map(|(i, user)| Member::within_train(i, user, 3));
+        let validation = Panel::new(members.collect(), &data.items);
+        let identity = super::super::Adapter::identity(data.items.dim);
+        let task = Task {
+            name: "trained raw",
+            items: &data.items,
+            examples: &examples,
+            validation: &validation,
+            validation_queries: &validation.queries(&identity, watch).unwrap(),
+            params,
+            share: (0.0, 1.0),
+        };
+        run(&task, watch)
+    }
+
+    /// Loss with its penalty over a whole set of examples, in the state given.
+    fn full_loss(task: &Task<'_>, trainer: &mut Trainer, residual: &Residual) -> f64 {
+        let Params { loss, tau, margin, lambda, .. } = *task.params;
+        let (mut sum, mut batches) = (0.0, 0.0);
+        for chosen in (0..task.examples.len() as u32).collect::<Vec<_>>().chunks_exact(trainer.batch) {
+            trainer.forward(task, residual, chosen);
+            let objective = Objective { loss, tau, margin };
+            sum += objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
+            batches += 1.0;
+        }
+        sum / batches + f64::from(lambda) * norm(&residual.parameters).powi(2)
+    }
+
+    #[test]
+    fn gradients_of_both_forms_agree_with_central_differences() {
+        for (loss, rank) in [(Loss::Softmax, 0), (Loss::Bpr, 0), (Loss::Softmax, 3), (Loss::Triplet, 3)] {
+            let params = Params { loss, margin: 1.0, lambda: 0.1, ..Params::default() };
+            with_task(&params, |task, _| {
+                let mut rng = rng::stream(1, "test");
+                let count = if rank == 0 { 16 * 16 } else { 2 * 16 * rank };
+                let parameters = (0..count).map(|_| rng.random::<f32>() * 0.2 - 0.1).collect();
+                let mut residual = Residual { dim: 16, rank, parameters };
+                let mut trainer = Trainer::new(task, &residual);
+                let chosen: Vec<u32> = (0..trainer.batch as u32).collect();
+                let mut at = |residual: &Residual| {
+                    trainer.forward(task, residual, &chosen);
+                    let objective = Objective { loss, tau: params.tau, margin: params.margin };
+                    let data = objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
+                    trainer.backward(task, &chosen);
+                    residual.gradient(&trainer.anchors, &trainer.pulls, params.lambda, &mut trainer.gradient);
+                    let penalty = f64::from(params.lambda) * norm(&residual.parameters).powi(2);
+                    (data + penalty, trainer.gradient.clone())
+                };
+                let (_, gradient) = at(&residual);
+                let size = norm(&gradient);
+                for index in (0..count).step_by(7) {
+                    let middle = residual.parameters[index];
+                    let mut moved = |step: f32| {
+                        residual.parameters[index] = middle + step;
+                        at(&residual).0
+                    };
+                    let numeric = (moved(2e-3) - moved(-2e-3)) / 4e-3;
+                    residual.parameters[index] = middle;
+                    assert!((numeric - f64::from(gradient[index])).abs() < 2e-3 * size, "{loss:?} rank {rank}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_problem_is_convex_so_that_two_seeds_meet() {
+        let reached = [1, 2].map(|seed| {
+            let fixed = Params { lambda: 1e-2, ..Params::default() };
+            // the examples of both runs are the same; only the order of the batches differs
+            with_task(&fixed, |task, watch| {
+                let params = Params { seed, ..fixed.clone() };
+                let task = Task { params: &params, ..*task };
+                let mut residual = Residual::new(16, seed);
+                let mut trainer = Trainer::new(&task, &residual);
+                for learning_rate in [3e-3, 3e-4, 3e-5] {
+                    trainer.adam = Adam::new(learning_rate, residual.parameters.len());
+                    for epoch in 1..=200 {
+                        trainer.epoch(&task, &mut residual, epoch, None, watch).unwrap();
+                    }
+                }
+                full_loss(&task, &mut trainer, &residual)
+            })
+        });
+        assert!((reached[0] - reached[1]).abs() < 1e-4, "{reached:?}");
+    }
+
+    #[test]
+    fn training_improves_on_the_start_and_low_rank_starts_at_it() {
+        let params = Params::default();
+        with_task(&params, |task, watch| {
+            let start = task.validate(&Residual::new(16, 1), watch).unwrap().auc;
+            let fitted = task.fit(watch).unwrap();
+            assert!(fitted.best_epoch > 0);
+            assert!(fitted.history[fitted.best_epoch - 1].validation_auc > start);
+        });
+        let thin = Residual::new(MAX_FULL + 1, 1);
+        assert_eq!((thin.rank, thin.parameters.len()), (RANK, 2 * RANK * (MAX_FULL + 1)));
+        assert!(norm(&thin.parameters) > 1.0 && norm(&thin.dense()) == 0.0);
+    }
+
+    #[test]
+    fn runs_that_leave_safe_ground_are_stopped_with_a_reason() {
+        let reason = |params: Params| with_task(&params, |task, watch| task.fit(watch).err().map(|e| e.to_string()));
+        let far = reason(Params { learning_rate: 1.0, ..Params::default() }).unwrap();
+        assert!(far.contains("\"trained raw\"") && far.contains("weights moved by"), "{far}");
+        let params = Params::default();
+        with_task(&params, |task, _| {
+            let broken = Residual { dim: 16, rank: 0, parameters: vec![f32::NAN; 256] };
+            assert!(task.check_state(&broken, 1.0).unwrap_err().to_string().contains("not finite"));
+            assert!(task.check_state(&Residual::new(16, 1), f64::NAN).is_err());
+        });
     }
 }

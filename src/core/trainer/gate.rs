@@ -43,7 +43,7 @@ pub struct RelativeChange {
     pub high: f64,
 }
 
-/// The model beside the base, on the gate users; what could not be measured is `None`.
+/// The model beside the one it would replace, called base here, on the gate users; what could not be measured is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Evaluation {
     pub users: usize,
@@ -78,7 +78,7 @@ pub(super) struct Gate<'a> {
     pub items: &'a Rows,
     pub coverage: &'a Coverage,
     pub draws: usize,
-    pub seed: u64,
+    pub seed: i64,
 }
 
 impl Gate<'_> {
@@ -93,8 +93,7 @@ impl Gate<'_> {
         if out.users == 0 {
             return Ok(out);
         }
-        let queries = |adapter: &Adapter| adapter.queries(&self.panel.saved_means, &self.panel.skipped_means);
-        let (old_queries, new_queries) = (queries(base), queries(model));
+        let (old_queries, new_queries) = (self.panel.queries(base, watch)?, self.panel.queries(model, watch)?);
         let old = measure_queries(self.panel, self.items, &old_queries, watch)?;
         let new = measure_queries(self.panel, self.items, &new_queries, watch)?;
         out.base_auc = Some(average(&old, |m| m.auc));
@@ -126,7 +125,7 @@ impl Gate<'_> {
             return Ok(());
         }
         let mut measured = |adapter: &Adapter| {
-            let queries = adapter.queries(&self.cold.saved_means, &self.cold.skipped_means);
+            let queries = self.cold.queries(adapter, watch)?;
             measure_queries(self.cold, self.items, &queries, watch)
         };
         let (old, new) = (measured(base)?, measured(model)?);
@@ -147,7 +146,7 @@ struct Bootstrap {
 }
 
 impl Bootstrap {
-    fn of(old: &[Measures], new: &[Measures], draws: usize, seed: u64, watch: &mut Watch<'_>) -> Result<Self, Error> {
+    fn of(old: &[Measures], new: &[Measures], draws: usize, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let mut rng = rng::stream(seed, "bootstrap");
         let users = old.len();
         let mut out = Self { auc_deltas: Vec::new(), save_rate_changes: Vec::new(), fpr_changes: Vec::new() };
@@ -197,13 +196,14 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
     sorted[below] + part * (sorted[above] - sorted[below])
 }
 
-/// Verdict and reason. A number that is missing is a refusal, but for cold items: there may be none.
-pub(super) fn judge(evaluation: &Evaluation, users: usize, is_base: bool) -> (Verdict, String) {
+/// Verdict and reason. A number that is missing is a refusal, but for cold items: there may be none. `unchanged` says
+/// why there is nothing to prove.
+pub(super) fn judge(evaluation: &Evaluation, users: usize, unchanged: Option<&str>) -> (Verdict, String) {
     if let Some(reason) = too_little(evaluation, users) {
         return (Verdict::NotEnoughData, reason);
     }
-    if is_base {
-        return (Verdict::Refused, "no candidate ranked better than the base for the selection users".into());
+    if let Some(reason) = unchanged {
+        return (Verdict::Refused, reason.to_owned());
     }
     let failures = failures(evaluation);
     if failures.is_empty() {
@@ -294,7 +294,7 @@ mod tests {
         let verdict = |change: fn(&mut Evaluation)| {
             let mut evaluation = good();
             change(&mut evaluation);
-            judge(&evaluation, 100, false)
+            judge(&evaluation, 100, None)
         };
         assert_eq!(verdict(|_| ()).0, Verdict::Passed);
         for (change, word) in [
@@ -308,16 +308,18 @@ mod tests {
             assert_eq!(verdict, Verdict::Refused);
             assert!(reason.contains(word), "{reason}");
         }
-        assert_eq!(judge(&good(), 100, true).0, Verdict::Refused);
+        assert_eq!(judge(&good(), 100, Some("same")), (Verdict::Refused, "same".to_owned()));
     }
 
     #[test]
     fn too_little_data_says_how_much_is_there_and_needed() {
-        let (verdict, reason) = judge(&good(), 15, false);
+        let (verdict, reason) = judge(&good(), 15, None);
         assert_eq!((verdict, reason.as_str()), (Verdict::NotEnoughData, "15 users acted, at least 16 are needed"));
-        let (verdict, reason) = judge(&Evaluation { users: 19, ..good() }, 100, false);
-        assert!(verdict == Verdict::NotEnoughData && reason.starts_with("19 users") && reason.contains("20 are needed"));
-        let (verdict, reason) = judge(&Evaluation { examples: 199, ..good() }, 100, false);
+        let (verdict, reason) = judge(&Evaluation { users: 19, ..good() }, 100, None);
+        assert!(
+            verdict == Verdict::NotEnoughData && reason.starts_with("19 users") && reason.contains("20 are needed")
+        );
+        let (verdict, reason) = judge(&Evaluation { examples: 199, ..good() }, 100, None);
         assert!(verdict == Verdict::NotEnoughData && reason.contains("199 newest items, at least 200"));
     }
 

@@ -1,8 +1,9 @@
 //! What the trainer reads, and its canonical form: checked, normalised and in an order that does not depend on the reader's.
 
 use super::error::Error;
+use super::progress::Watch;
 use super::rng;
-use super::vectors::{norm, Rows};
+use super::vectors::{norm, Rows, BLOCK};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
@@ -13,9 +14,9 @@ pub enum Split {
 /// What one user did with one item that was shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event {
-    /// Index into `Input::user_names`.
+    /// Index into [`Input::user_names`].
     pub user: u32,
-    /// Index into `Input::item_keys`.
+    /// Index into [`Input::item_keys`].
     pub item: u32,
     pub saved: bool,
     pub split: Split,
@@ -59,6 +60,13 @@ pub(super) struct User {
 }
 
 impl User {
+    /// Ties in time are broken by chance, not by what was saved or by the order of the items.
+    fn sort_by_time<'k>(&mut self, seed: i64, key: impl Fn(u32) -> &'k str) {
+        let tie = |a: &Action| rng::hash(seed, &["time", &self.name, key(a.item)]);
+        self.train.sort_by_cached_key(|a| (a.at, tie(a)));
+        self.test.sort_by_cached_key(|a| (a.at, tie(a)));
+    }
+
     pub fn saved(actions: &[Action]) -> Vec<u32> {
         actions.iter().filter(|a| a.saved).map(|a| a.item).collect()
     }
@@ -78,16 +86,21 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub fn new(input: Input, seed: u64) -> Result<Self, Error> {
+    pub fn new(input: Input, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         check_shape(&input)?;
         let Input { dim, items, item_keys, user_names, events, sample } = input;
         let item_order = order(&item_keys);
-        let users = group(&events, &order(&user_names), &item_order, &user_names, &item_keys, seed);
+        watch.check()?;
+        let mut users = group(&events, &order(&user_names), &item_order, &user_names);
+        for user in &mut users {
+            watch.check()?;
+            user.sort_by_time(seed, |item| &item_keys[item_order[item as usize] as usize]);
+        }
         let mut items = reorder(Rows { dim, data: items }, &item_order);
-        normalise_all(&mut items, |row| item_keys[item_order[row] as usize].clone())?;
+        normalise_all(&mut items, |row| item_keys[item_order[row] as usize].clone(), watch)?;
         let sample = sample.map(|data| {
             let mut sample = Rows { dim, data };
-            normalise_all(&mut sample, |row| format!("row {row} of the sample")).map(|()| sample)
+            normalise_all(&mut sample, |row| format!("row {row} of the sample"), watch).map(|()| sample)
         });
         Ok(Self {
             items,
@@ -133,8 +146,11 @@ fn reorder(rows: Rows, order: &[u32]) -> Rows {
     rows.gather(order.iter().copied())
 }
 
-fn normalise_all(rows: &mut Rows, name: impl Fn(usize) -> String) -> Result<(), Error> {
+fn normalise_all(rows: &mut Rows, name: impl Fn(usize) -> String, watch: &mut Watch<'_>) -> Result<(), Error> {
     for index in 0..rows.len() {
+        if index % BLOCK == 0 {
+            watch.check()?;
+        }
         let row = rows.row_mut(index);
         let length = norm(row);
         if !length.is_finite() || length < 1e-30 {
@@ -146,29 +162,27 @@ fn normalise_all(rows: &mut Rows, name: impl Fn(usize) -> String) -> Result<(), 
     Ok(())
 }
 
-fn group(
-    events: &[Event],
-    user_order: &[u32],
-    item_order: &[u32],
-    user_names: &[String],
-    item_keys: &[String],
-    seed: u64,
-) -> Vec<User> {
+fn group(events: &[Event], user_order: &[u32], item_order: &[u32], user_names: &[String]) -> Vec<User> {
     let (user_place, item_place) = (inverse(user_order), inverse(item_order));
     let mut sorted: Vec<(u32, Split, Action)> = events
         .iter()
         .map(|e| {
-            let action =
-                Action { item: item_place[e.item as usize], saved: e.saved, surface: e.surface, at: e.at, weight: e.weight };
+            let action = Action {
+                item: item_place[e.item as usize],
+                saved: e.saved,
+                surface: e.surface,
+                at: e.at,
+                weight: e.weight,
+            };
             (user_place[e.user as usize], e.split, action)
         })
         .collect();
     // The whole event is the key, so that equal keys are equal events and the reader's order cannot matter.
-    sorted.sort_by_key(|&(user, split, a)| (user, a.item, a.at, split == Split::Test, a.saved, a.surface, a.weight.to_bits()));
-    let mut users: Vec<User> = user_order
-        .iter()
-        .map(|&index| User { name: user_names[index as usize].clone(), ..User::default() })
-        .collect();
+    sorted.sort_by_key(|&(user, split, a)| {
+        (user, a.item, a.at, split == Split::Test, a.saved, a.surface, a.weight.to_bits())
+    });
+    let mut users: Vec<User> =
+        user_order.iter().map(|&index| User { name: user_names[index as usize].clone(), ..User::default() }).collect();
     for (index, &(user, split, action)) in sorted.iter().enumerate() {
         // A changed mind counts once, by its last state: an item skipped first and saved later is never a negative.
         if sorted.get(index + 1).is_some_and(|next| next.0 == user && next.2.item == action.item) {
@@ -178,12 +192,6 @@ fn group(
             Split::Train => users[user as usize].train.push(action),
             Split::Test => users[user as usize].test.push(action),
         }
-    }
-    for user in &mut users {
-        // Ties in time are broken by chance, not by what was saved or by the name of the item.
-        let tie = |a: &Action| rng::hash(seed, &["time", &user.name, &item_keys[item_order[a.item as usize] as usize]]);
-        user.train.sort_by_cached_key(|a| (a.at, tie(a)));
-        user.test.sort_by_cached_key(|a| (a.at, tie(a)));
     }
     users
 }
@@ -198,10 +206,16 @@ fn inverse(order: &[u32]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Unobserved;
     use super::*;
 
+    fn data(input: Input) -> Result<Data, Error> {
+        Data::new(input, 1, &mut Watch::new(&mut Unobserved, None))
+    }
+
     fn input() -> Input {
-        let event = |user, item, saved, at| Event { user, item, saved, split: Split::Train, surface: 0, at, weight: 1.0 };
+        let event =
+            |user, item, saved, at| Event { user, item, saved, split: Split::Train, surface: 0, at, weight: 1.0 };
         Input {
             dim: 2,
             items: vec![0.0, 2.0, 3.0, 0.0],
@@ -214,7 +228,7 @@ mod tests {
 
     #[test]
     fn order_is_canonical_and_the_last_action_counts() {
-        let data = Data::new(input(), 1).unwrap();
+        let data = data(input()).unwrap();
         assert_eq!(data.items.data, [1.0, 0.0, 0.0, 1.0]);
         assert_eq!(data.users.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), ["adam", "zoe"]);
         let zoe: Vec<_> = data.users[1].train.iter().map(|a| (a.item, a.saved)).collect();
@@ -227,7 +241,7 @@ mod tests {
         let message = |change: fn(&mut Input)| {
             let mut bad = input();
             change(&mut bad);
-            Data::new(bad, 1).err().unwrap().to_string()
+            data(bad).err().unwrap().to_string()
         };
         assert_eq!(message(|i| i.items[2] = 0.0), "vector of item \"a\" is zero: it has no direction");
         assert_eq!(message(|i| i.items[0] = f32::NAN), "vector of item \"b\" is not finite");

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::adapter::Adapter;
+use super::error::Error;
 use super::input::{Action, User};
+use super::progress::Watch;
 use super::rng;
 use super::vectors::{mean, Rows};
 
@@ -80,9 +83,9 @@ impl List {
 #[derive(Debug, Clone)]
 pub(super) struct Panel {
     pub members: Vec<Member>,
-    pub saved_means: Rows,
+    saved_means: Rows,
     /// A row of zeros for those who skipped too little.
-    pub skipped_means: Rows,
+    skipped_means: Rows,
 }
 
 impl Panel {
@@ -96,6 +99,11 @@ impl Panel {
             }
         }
         Self { members, saved_means, skipped_means }
+    }
+
+    /// One query vector per member.
+    pub fn queries(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Rows, Error> {
+        adapter.queries(&self.saved_means, &self.skipped_means, watch)
     }
 
     /// The same users with only those ranked items that `keep` holds for.
@@ -137,7 +145,7 @@ const MAX_GATE: usize = 5_000;
 impl Roles {
     /// By hash of the user's name: 15 % judge, 15 % select, the others fit. Where users are few, a verdict and then a
     /// choice come first. Only users who can judge or select are set aside.
-    pub fn assign(users: &[User], seed: u64, min_saved: usize) -> Self {
+    pub fn assign(users: &[User], seed: i64, min_saved: usize) -> Self {
         let mut queue: Vec<usize> = (0..users.len()).collect();
         queue.sort_by_cached_key(|&index| (rng::hash(seed, &["role", &users[index].name]), index));
         if users.len() < MIN_USERS {
@@ -146,7 +154,7 @@ impl Roles {
         }
         let share = (users.len() as f64 * SHARE).round() as usize;
         let gate_size = share.max(MIN_GATE).min(users.len() - MIN_SELECTION).min(MAX_GATE);
-        let selection_size = share.max(MIN_SELECTION).min(MAX_SELECTION);
+        let selection_size = share.clamp(MIN_SELECTION, MAX_SELECTION);
         let gate = take(&mut queue, gate_size, |index| Member::newest(index, &users[index], min_saved));
         let selection = take(&mut queue, selection_size, |index| Member::within_train(index, &users[index], min_saved));
         queue.sort_unstable();
@@ -165,4 +173,74 @@ fn take(queue: &mut Vec<usize>, size: usize, role: impl Fn(usize) -> Option<Memb
     });
     taken.sort_by_key(|member| member.user);
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(item: u32, saved: bool, surface: u32) -> Action {
+        Action { item, saved, surface, at: i64::from(item), weight: 1.0 }
+    }
+
+    fn user(train: u32, test: u32) -> User {
+        let actions = |from: u32, count: u32| (from..from + count).map(|i| action(i, i % 2 == 0, 0)).collect();
+        User { name: format!("user {train} {test}"), train: actions(0, train), test: actions(train, test) }
+    }
+
+    #[test]
+    fn newest_actions_are_ranked_with_a_profile_of_older_ones() {
+        let member = Member::newest(0, &user(10, 4), 3).unwrap();
+        assert_eq!((member.saved.as_slice(), member.skipped.len()), ([0, 2, 4, 6, 8].as_slice(), 5));
+        assert_eq!((member.lists[0].items.as_slice(), member.ranked()), ([10, 11, 12, 13].as_slice(), 4));
+        assert!(Member::newest(0, &user(10, 1), 3).is_none());
+        assert!(Member::newest(0, &user(4, 4), 3).is_none());
+    }
+
+    #[test]
+    fn without_a_split_the_later_part_of_each_kind_is_ranked() {
+        for member in [Member::within_train(0, &user(20, 0), 3), Member::newest(0, &user(0, 20), 3)] {
+            let member = member.unwrap();
+            assert_eq!((member.saved.len(), member.skipped.len()), (7, 7));
+            assert_eq!(member.lists[0].items, [14, 15, 16, 17, 18, 19]);
+        }
+    }
+
+    #[test]
+    fn saves_of_one_surface_are_not_ranked_against_skips_of_another() {
+        let ranked = [action(20, true, 1), action(21, false, 2), action(22, true, 3), action(23, false, 3)];
+        let trap = User { test: ranked[..2].to_vec(), ..user(10, 0) };
+        assert!(Member::newest(0, &trap, 3).is_none());
+        let mixed = User { test: ranked.to_vec(), ..user(10, 0) };
+        let member = Member::newest(0, &mixed, 3).unwrap();
+        assert_eq!(member.lists.iter().map(|l| l.items.clone()).collect::<Vec<_>>(), [[22, 23]]);
+    }
+
+    #[test]
+    fn roles_are_disjoint_and_a_verdict_comes_first() {
+        let many = |count: u32| (0..count).map(|i| User { name: format!("{i}"), ..user(20, 6) }).collect::<Vec<_>>();
+        for (count, gate, selection) in [(10, 10, 0), (16, 8, 8), (28, 20, 8), (72, 20, 11), (1000, 150, 150)] {
+            let roles = Roles::assign(&many(count), 1, 3);
+            assert_eq!((roles.gate.len(), roles.selection.len()), (gate, selection), "{count} users");
+            let members = roles.gate.iter().chain(&roles.selection).map(|m| m.user);
+            let mut all: Vec<usize> = members.chain(roles.fit).collect();
+            let expected = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), expected);
+        }
+        let gate = |seed| Roles::assign(&many(100), seed, 3).gate.iter().map(|m| m.user).collect::<Vec<_>>();
+        assert_eq!(gate(1), gate(1));
+        assert_ne!(gate(1), gate(2));
+    }
+
+    #[test]
+    fn who_skipped_too_little_has_no_negative_direction() {
+        let items = Rows { dim: 2, data: (0..60).map(|i| i as f32).collect() };
+        let members = [user(20, 6), user(8, 6)].iter().filter_map(|u| Member::newest(0, u, 3)).collect();
+        let panel = Panel::new(members, &items);
+        assert!(panel.skipped_means.row(0)[0] > 0.0);
+        assert_eq!(panel.skipped_means.row(1), [0.0, 0.0]);
+        assert_eq!(panel.filtered(&items, |item| item >= 20).members.len(), 1);
+    }
 }

@@ -13,7 +13,7 @@ use super::loss::Loss;
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// Every random choice follows from it.
-    pub seed: u64,
+    pub seed: i64,
     pub loss: Loss,
     /// Distance that the triplet loss asks for between a saved and a skipped item.
     pub margin: f32,
@@ -78,10 +78,11 @@ impl Params {
         let object = value.as_object().ok_or_else(|| parameter("hyperparameters", "must be a JSON object"))?;
         for (name, field) in object {
             let alone = serde_json::json!({ name: field });
-            serde_json::from_value::<Self>(alone).map_err(|error| parameter(name, &error.to_string()))?;
+            serde_json::from_value::<Self>(alone)
+                .map_err(|error| parameter(name, &format!("is not valid: {error}")))?;
         }
-        let params: Self = serde_json::from_value(value.clone())
-            .map_err(|error| parameter("hyperparameters", &error.to_string()))?;
+        let params: Self =
+            serde_json::from_value(value.clone()).map_err(|error| parameter("hyperparameters", &error.to_string()))?;
         params.validate()?;
         Ok(params)
     }
@@ -91,7 +92,7 @@ impl Params {
         within("tau", self.tau, 0.001..=10.0)?;
         within("lambda", self.lambda, 0.0..=1.0)?;
         within("learning_rate", self.learning_rate, 1e-6..=1.0)?;
-        within("batch_size", self.batch_size, 1..=65_536)?;
+        within("batch_size", self.batch_size, 1..=4_096)?;
         within("epochs", self.epochs, 1..=1_000)?;
         within("patience", self.patience, 1..=1_000)?;
         within("negatives_per_positive", self.negatives_per_positive, 1..=16)?;
@@ -107,7 +108,10 @@ impl Params {
             within("gammas", gamma, 0.0..=10.0)?;
         }
         if self.gammas.is_empty() || self.gammas.len() > 8 || self.shrinkages.len() > 8 {
-            return Err(parameter("gammas", "and \"shrinkages\" must hold at most 8 values each, \"gammas\" at least one"));
+            return Err(parameter(
+                "gammas",
+                "and \"shrinkages\" must hold at most 8 values each, \"gammas\" at least one",
+            ));
         }
         if let Some(seconds) = self.max_seconds {
             within("max_seconds", seconds, 0.001..=31_536_000.0)?;
@@ -142,11 +146,8 @@ mod tests {
     #[test]
     fn errors_name_the_parameter_and_its_range() {
         let message = |value| Params::from_json(&value).unwrap_err().to_string();
-        assert_eq!(
-            message(json!({"epochs": 0})),
-            "hyperparameter \"epochs\" is 0, it must lie between 1 and 1000"
-        );
-        assert!(message(json!({"epochs": "many"})).contains("\"epochs\""));
+        assert_eq!(message(json!({"epochs": 0})), "hyperparameter \"epochs\" is 0, it must lie between 1 and 1000");
+        assert!(message(json!({"epochs": "many"})).contains("\"epochs\" is not valid: invalid type"));
         assert!(message(json!({"learning_speed": 1})).contains("\"learning_speed\""));
         assert!(message(json!({"tau": null})).contains("\"tau\""));
         assert!(message(json!({"gammas": [11]})).contains("between 0 and 10"));

@@ -5,12 +5,12 @@ use rand_xoshiro::SplitMix64;
 use sha2::{Digest, Sha256};
 
 /// The stream of one purpose; streams of two purposes never share their numbers.
-pub(super) fn stream(seed: u64, purpose: &str) -> SplitMix64 {
+pub(super) fn stream(seed: i64, purpose: &str) -> SplitMix64 {
     SplitMix64::seed_from_u64(hash(seed, &[purpose]))
 }
 
 /// A number that depends on the seed and all parts, and on nothing else: the same on every machine.
-pub(super) fn hash(seed: u64, parts: &[&str]) -> u64 {
+pub(super) fn hash(seed: i64, parts: &[&str]) -> u64 {
     let mut digest = Sha256::new();
     digest.update(seed.to_le_bytes());
     for part in parts {

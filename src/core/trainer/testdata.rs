@@ -1,14 +1,13 @@
 //! Data for the tests: synthetic feedback with and without a signal, and real feedback where it is at hand.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
 
-use super::evaluate::{average, measure_queries, Measures};
+use super::evaluate::{average, measure_queries};
 use super::input::Data;
 use super::panel::{Member, Panel};
 use super::progress::Watch;
@@ -29,7 +28,7 @@ fn gaussian(rng: &mut impl Rng) -> f64 {
 }
 
 /// Fourteen loud dimensions that nobody cares about and two quiet ones that decide.
-pub fn synthetic(users: usize, signal: Signal, seed: u64) -> Input {
+pub fn synthetic(users: usize, signal: Signal, seed: i64) -> Input {
     let mut rng = rng::stream(seed, "synthetic");
     let (items, shown) = (1200, 40);
     let loud = |d: usize| if d < DIM - 2 { 1.0 } else { 0.5 };
@@ -82,9 +81,8 @@ impl Real {
             return None;
         }
         let (dim, items) = read_npy(&folder.join("embeddings.f16.npy"));
-        let mut actions = String::new();
-        let file = File::open(folder.join("actions.csv.gz")).expect("actions");
-        flate2::read::GzDecoder::new(file).read_to_string(&mut actions).expect("gzip");
+        let gzip = Command::new("gzip").arg("-dc").arg(folder.join("actions.csv.gz")).output().expect("gzip");
+        let actions = String::from_utf8(gzip.stdout).expect("actions");
         let item_keys = (0..items.len() / dim).map(|i| format!("{i:06}")).collect();
         let mut all = Input { dim, items, item_keys, ..Input::default() };
         let mut users: BTreeMap<&str, u32> = BTreeMap::new();
@@ -110,7 +108,7 @@ impl Real {
     }
 
     /// The past alone, its last 30 % of each user's saved (by time) and skipped (by chance) as the test part.
-    pub fn past(&self, seed: u64) -> Input {
+    pub fn past(&self, seed: i64) -> Input {
         let mut past = self.past.clone();
         past.events.shuffle(&mut rng::stream(seed, "past"));
         past.events.sort_by_key(|e| (e.user, e.saved, if e.saved { e.at } else { 0 }));
@@ -123,14 +121,15 @@ impl Real {
 
     /// On the future of all users, with profiles from the past.
     pub fn truth(&self, adapter: &Adapter) -> Truth {
-        let data = Data::new(self.all.clone(), 0).expect("data");
-        let enough = |m: &Member| m.lists.iter().all(|l| l.saved.iter().filter(|&&s| s).count() >= 2);
+        let mut observer = Unobserved;
+        let watch = &mut Watch::new(&mut observer, None);
+        let data = Data::new(self.all.clone(), 0, watch).expect("data");
+        let two = |m: &Member, saved| m.lists[0].saved.iter().filter(|&&s| s == saved).count() >= 2;
+        let enough = |m: &Member| two(m, true) && two(m, false);
         let members = data.users.iter().enumerate().filter_map(|(i, user)| Member::newest(i, user, 3)).filter(enough);
         let panel = Panel::new(members.collect(), &data.items);
-        let queries = adapter.queries(&panel.saved_means, &panel.skipped_means);
-        let mut observer = Unobserved;
-        let measures: Vec<Measures> =
-            measure_queries(&panel, &data.items, &queries, &mut Watch::new(&mut observer, None)).expect("measures");
+        let queries = panel.queries(adapter, watch).expect("queries");
+        let measures = measure_queries(&panel, &data.items, &queries, watch).expect("measures");
         Truth {
             auc: average(&measures, |m| m.auc),
             save_rate_10: average(&measures, |m| m.save_rate_10),
@@ -140,7 +139,7 @@ impl Real {
 }
 
 /// Shape and numbers of a two-dimensional little-endian half-precision array.
-fn read_npy(path: &std::path::Path) -> (usize, Vec<f32>) {
+fn read_npy(path: &Path) -> (usize, Vec<f32>) {
     let bytes = std::fs::read(path).expect("vectors");
     let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let text = String::from_utf8_lossy(&bytes[10..header]).into_owned();
@@ -152,6 +151,14 @@ fn read_npy(path: &std::path::Path) -> (usize, Vec<f32>) {
 
 fn half(bits: u16) -> f32 {
     let (sign, exponent, fraction) = (bits >> 15, i32::from(bits >> 10 & 31), f32::from(bits & 1023));
-    let size = if exponent == 0 { fraction / 1024.0 * 2f32.powi(-14) } else { (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15) };
-    if sign == 1 { -size } else { size }
+    let size = if exponent == 0 {
+        fraction / 1024.0 * 2f32.powi(-14)
+    } else {
+        (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15)
+    };
+    if sign == 1 {
+        -size
+    } else {
+        size
+    }
 }

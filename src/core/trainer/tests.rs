@@ -1,13 +1,20 @@
 //! The trainer as a whole: golden values, promises about determinism and refusals, synthetic and real feedback.
 
-use super::testdata::{synthetic, Real, Signal, Truth};
+use rand::seq::SliceRandom;
+use serde_json::Value;
+
+use super::calibrate::{Moments, Space};
+use super::fit::Residual;
+use super::loss::Objective;
+use super::testdata::{synthetic, Real, Signal, Truth, DIM};
+use super::vectors::{add_scaled, dot, Rows};
 use super::*;
 
 fn run(input: Input, params: &Params) -> Outcome {
     train(input, params, &mut Unobserved).unwrap()
 }
 
-fn print(name: &str, seed: u64, outcome: &Outcome, base: Truth, new: Truth, seconds: f64) {
+fn print(name: &str, seed: i64, outcome: &Outcome, base: Truth, new: Truth, seconds: f64) {
     let e = &outcome.evaluation;
     eprintln!(
         "{name} seed {seed}: chosen {} | gate {} users, AUC {:+.4} (at least {:+.4}) -> {} | truth AUC {:.3} -> {:.3}, \
@@ -25,7 +32,7 @@ fn print(name: &str, seed: u64, outcome: &Outcome, base: Truth, new: Truth, seco
 }
 
 /// Seeds of the tests on real data; more of them when tables are wanted.
-fn seeds() -> u64 {
+fn seeds() -> i64 {
     std::env::var("PG_FINETUNE_TEST_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
 }
 
@@ -62,11 +69,141 @@ fn stars() {
     });
 }
 
+fn golden() -> Value {
+    serde_json::from_str(include_str!("../../../tests/data/trainer-golden.json")).unwrap()
+}
+
+/// The numbers of a value, however deep its arrays.
+fn numbers(value: &Value) -> Vec<f32> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(numbers).collect(),
+        value => vec![value.as_f64().unwrap() as f32],
+    }
+}
+
+/// Relative to the length of what is wanted.
+fn assert_close(got: &[f32], want: &[f32], what: &str) {
+    let difference: Vec<f32> = got.iter().zip(want).map(|(a, b)| a - b).collect();
+    let error = vectors::norm(&difference) / vectors::norm(want);
+    assert!(got.len() == want.len() && error < 1e-3, "{what}: relative error {error}");
+}
+
+#[test]
+fn losses_and_gradients_have_their_golden_values() {
+    let golden = golden();
+    let field = |name: &str| numbers(&golden[name]);
+    let (dim, lambda) = (6, golden["lambda_"].as_f64().unwrap());
+    let items = Rows { dim, data: field("items") };
+    let (anchors, weights, bias) = (field("anchors"), field("weights"), field("b"));
+    let candidates: Vec<usize> = field("candidates").iter().map(|&i| i as usize).collect();
+    let width = candidates.len() / weights.len();
+    let mut residual = Residual::new(dim, 0);
+    residual.parameters = field("D");
+    let penalty = lambda * (vectors::norm(&residual.parameters).powi(2) + vectors::norm(&bias).powi(2));
+    for (name, loss) in [("softmax", Loss::Softmax), ("bpr", Loss::Bpr), ("triplet", Loss::Triplet)] {
+        let mut queries = anchors.clone();
+        residual.apply(&anchors, &mut queries);
+        queries.chunks_exact_mut(dim).for_each(|query| add_scaled(query, 1.0, &bias));
+        let query_of = |i: usize| &queries[i / width * dim..][..dim];
+        let mut scores: Vec<f32> =
+            candidates.iter().enumerate().map(|(i, &item)| dot(query_of(i), items.row(item))).collect();
+        let objective = Objective { loss, tau: 0.1, margin: 0.1 };
+        let found = objective.backward(&mut scores, width, &weights) + penalty;
+        let want = &golden["losses"][name];
+        assert!((found / want["loss"].as_f64().unwrap() - 1.0).abs() < 1e-4, "{name}: {found}");
+        let mut pulls = vec![0.0; queries.len()];
+        for (i, (&item, &gradient)) in candidates.iter().zip(&scores).enumerate() {
+            add_scaled(&mut pulls[i / width * dim..][..dim], gradient, items.row(item));
+        }
+        let mut gradient = vec![0.0; dim * dim];
+        residual.gradient(&anchors, &pulls, lambda as f32, &mut gradient);
+        assert_close(&gradient, &numbers(&want["grad_D"]), name);
+    }
+}
+
+#[test]
+fn the_closed_form_has_its_golden_values() {
+    let golden = &golden();
+    let items = Rows { dim: 6, data: numbers(&golden["items"]) };
+    let mut observer = Unobserved;
+    let watch = &mut Watch::new(&mut observer, None);
+    let moments = Moments::of(&items, 100, 1, watch).unwrap();
+    let folded = Space::shrunk(&moments, 0.7, watch).unwrap().fold(None, watch).unwrap();
+    let want = &golden["closed_form"];
+    let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<_>>();
+    assert_close(&single(&moments.mean), &numbers(&want["mean"]), "mean");
+    assert_close(&single(&moments.covariance), &numbers(&want["cov"]), "covariance");
+    assert_close(&folded.matrix, &numbers(&want["A"]), "matrix");
+    assert_close(&folded.bias, &numbers(&want["offset"]), "offset");
+}
+
+/// The same feedback as another reader might hand it over.
+fn in_another_order(input: &Input) -> Input {
+    let mut rng = rng::stream(9, "another order");
+    let mut shuffled = |count: usize| {
+        let mut order: Vec<usize> = (0..count).collect();
+        order.shuffle(&mut rng);
+        order
+    };
+    let (items, users) = (shuffled(input.item_keys.len()), shuffled(input.user_names.len()));
+    let place = |order: &[usize], old: u32| order.iter().position(|&i| i == old as usize).unwrap() as u32;
+    let (item_place, user_place): (Vec<u32>, Vec<u32>) = (
+        (0..items.len() as u32).map(|old| place(&items, old)).collect(),
+        (0..users.len() as u32).map(|old| place(&users, old)).collect(),
+    );
+    let mut events: Vec<Event> = input
+        .events
+        .iter()
+        .map(|e| Event { item: item_place[e.item as usize], user: user_place[e.user as usize], ..*e })
+        .collect();
+    events.reverse();
+    Input {
+        items: items.iter().flat_map(|&i| input.items[i * input.dim..][..input.dim].to_vec()).collect(),
+        item_keys: items.iter().map(|&i| input.item_keys[i].clone()).collect(),
+        user_names: users.iter().map(|&i| input.user_names[i].clone()).collect(),
+        events,
+        ..input.clone()
+    }
+}
+
+#[test]
+fn same_input_and_seed_give_the_same_bytes_in_any_order() {
+    let input = synthetic(80, Signal::Planted, 3);
+    let first = run(input.clone(), &Params::default());
+    for again in [input.clone(), in_another_order(&input)] {
+        let again = run(again, &Params::default());
+        assert_eq!(first.adapter, again.adapter);
+        assert_eq!(first.adapter.digest(), again.adapter.digest());
+        assert_eq!(first.report, again.report);
+    }
+    let other = run(input, &Params { seed: 43, ..Params::default() });
+    assert_ne!(first.report["evaluation"], other.report["evaluation"]);
+}
+
 #[test]
 fn a_planted_signal_passes() {
     let outcome = run(synthetic(300, Signal::Planted, 7), &Params::default());
     assert_eq!(outcome.verdict, Verdict::Passed, "{}", outcome.reason);
-    eprintln!("{} {}", outcome.chosen, outcome.reason);
+    let e = &outcome.evaluation;
+    assert!(outcome.chosen.starts_with("trained") && e.auc > e.knn3_auc && e.auc > e.popularity_auc, "{outcome:?}");
+    let scores = [-1.0, 0.0, 1.0].map(|cosine| outcome.adapter.score(cosine));
+    assert!(scores.is_sorted() && scores[0] < scores[2] && scores.iter().all(|s| (0.0..=1.0).contains(s)));
+}
+
+#[test]
+fn a_live_model_has_to_be_beaten_too() {
+    let (input, params) = (synthetic(300, Signal::Planted, 7), Params::default());
+    let first = run(input.clone(), &params);
+    let against = |live: &Adapter| {
+        train_against(input.clone(), Some(live), &params, &mut Unobserved).unwrap().against_live.unwrap()
+    };
+    let same = against(&first.adapter);
+    assert_eq!((same.verdict, same.reason.as_str()), (Verdict::Refused, "the live model is the same"));
+    assert_eq!(same.evaluation.auc_delta, Some(0.0));
+    let base = against(&Adapter::identity(DIM));
+    assert_eq!((base.verdict, base.evaluation), (Verdict::Passed, first.evaluation));
+    let wrong = train_against(input.clone(), Some(&Adapter::identity(3)), &params, &mut Unobserved);
+    assert!(wrong.unwrap_err().to_string().contains("3 dimensions"));
 }
 
 #[test]
@@ -74,9 +211,106 @@ fn labels_without_a_signal_are_refused() {
     let passed = (0..20)
         .filter(|&seed| {
             let outcome = run(synthetic(150, Signal::None, seed), &Params { seed, ..Params::default() });
-            eprintln!("{seed} {} {}", outcome.chosen, outcome.reason);
             outcome.verdict == Verdict::Passed
         })
         .count();
     assert!(passed <= 1, "{passed} of 20 passed");
+}
+
+#[test]
+fn shuffled_labels_of_real_feedback_are_refused() {
+    let Some(real) = Real::load("polis") else { return };
+    for seed in 0..seeds() {
+        let mut input = real.past(seed);
+        let mut labels: Vec<bool> = input.events.iter().map(|e| e.saved).collect();
+        labels.shuffle(&mut rng::stream(seed, "labels"));
+        input.events.iter_mut().zip(labels).for_each(|(event, saved)| event.saved = saved);
+        let outcome = run(input, &Params { seed, ..Params::default() });
+        eprintln!("shuffled polis seed {seed}: {} {}: {}", outcome.chosen, outcome.verdict.as_str(), outcome.reason);
+        assert_eq!(outcome.verdict, Verdict::Refused);
+    }
+}
+
+#[test]
+fn little_data_is_answered_with_less() {
+    let few = |users, params: &Params| train(synthetic(users, Signal::Planted, 7), params, &mut Unobserved);
+    let default = Params::default();
+    assert_eq!(few(7, &default).unwrap_err(), Error::TooFewEvents { found: 280, needed: 300 });
+
+    let single = few(10, &default).unwrap();
+    assert_eq!((single.verdict, single.chosen.as_str()), (Verdict::NotEnoughData, "closed 0.7"));
+    assert_eq!(single.reason, "10 users acted, at least 16 are needed");
+    assert!(single.evaluation.users > 0 && single.adapter.score_scale > 0.0);
+
+    let closed = few(30, &default).unwrap();
+    assert!(closed.report["note"].as_str().unwrap().starts_with("900 events in the training part, 1000 are needed"));
+    assert!(closed.candidates.iter().all(|c| !c.trained) && closed.evaluation.users == 20);
+
+    let narrow = few(60, &Params { shrinkages: vec![], gammas: vec![0.0], epochs: 1, ..default }).unwrap();
+    let names: Vec<_> = narrow.candidates.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["identity", "trained raw"]);
+}
+
+#[test]
+fn saves_and_skips_of_different_screens_teach_nothing() {
+    let mut input = synthetic(100, Signal::Planted, 7);
+    input.events.iter_mut().for_each(|event| event.surface = if event.saved { 1 } else { 2 });
+    let outcome = run(input, &Params::default());
+    assert_eq!((outcome.verdict, outcome.evaluation.users), (Verdict::NotEnoughData, 0));
+    assert!(outcome.report["note"].as_str().unwrap().contains("users to select on"));
+    assert_eq!(outcome.report["examples"]["examples"], 0);
+    assert_eq!(outcome.report["warning"], Value::Null);
+}
+
+#[derive(Default)]
+struct Watcher {
+    checks: usize,
+    stop_after: Option<usize>,
+    done: Vec<f64>,
+    stages: Vec<String>,
+}
+
+impl Observer for Watcher {
+    fn check(&mut self) -> Result<(), Stop> {
+        self.checks += 1;
+        if self.stop_after.is_some_and(|limit| self.checks > limit) {
+            Err(Stop)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn progress(&mut self, progress: Progress<'_>) -> Result<(), Stop> {
+        self.done.push(progress.done);
+        if self.stages.last().is_none_or(|last| last != progress.stage) {
+            self.stages.push(progress.stage.to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_run_tells_its_progress_and_can_be_stopped_anywhere() {
+    let input = synthetic(80, Signal::Planted, 3);
+    let mut watcher = Watcher::default();
+    train(input.clone(), &Params::default(), &mut watcher).unwrap();
+    assert!(watcher.done.is_sorted() && watcher.done.first() == Some(&0.0) && watcher.done.last() == Some(&1.0));
+    let stages = [
+        "reading",
+        "calibrating",
+        "trained raw",
+        "trained centred",
+        "trained 0.9",
+        "trained 0.7",
+        "selecting",
+        "evaluating",
+        "done",
+    ];
+    assert_eq!(watcher.stages, stages);
+    for part in 0..10 {
+        let mut stopping = Watcher { stop_after: Some(watcher.checks * part / 10), ..Watcher::default() };
+        assert_eq!(train(input.clone(), &Params::default(), &mut stopping).unwrap_err(), Error::Stopped);
+    }
+    let hurried = Params { max_seconds: Some(0.001), ..Params::default() };
+    assert_eq!(train(input, &hurried, &mut Unobserved).unwrap_err(), Error::TimeLimit { seconds: 0.001 });
 }

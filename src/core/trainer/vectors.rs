@@ -1,5 +1,8 @@
 //! Dense rows and the few operations on them that everything else is made of. One thread, fixed order of every sum.
 
+use super::error::Error;
+use super::progress::Watch;
+
 /// Rows per block: small enough to look at interrupts in between, large enough for a fast product.
 pub(super) const BLOCK: usize = 256;
 
@@ -55,6 +58,13 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, strides: (columns as isize, 1) }
     }
 
+    /// `count` rows from `first` on.
+    fn some_rows(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows);
+        let data = &self.data[first * self.strides.0 as usize..];
+        Self { data, rows: count, ..self }
+    }
+
     pub fn transposed(self) -> Self {
         let (row, column) = self.strides;
         Self { rows: self.columns, columns: self.rows, strides: (column, row), ..self }
@@ -84,6 +94,20 @@ pub(super) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: 
             1,
         );
     }
+}
+
+/// out = a b, a few rows at a time, so that a large product stays interruptible.
+pub(super) fn product_in_blocks(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    out: &mut [f32],
+    watch: &mut Watch<'_>,
+) -> Result<(), Error> {
+    for (index, block) in out.chunks_mut(BLOCK * b.columns).enumerate() {
+        watch.check()?;
+        product(1.0, a.some_rows(index * BLOCK, block.len() / b.columns), b, 0.0, block);
+    }
+    Ok(())
 }
 
 const LANES: usize = 16;

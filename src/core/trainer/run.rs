@@ -1,0 +1,297 @@
+//! One run from the canonical data to a verdict.
+
+use std::rc::Rc;
+
+use super::adapter::Adapter;
+use super::calibrate::{Folded, Moments, Space};
+use super::candidates::{self, name, Candidate, Choice, Selection, TrainingReport};
+use super::error::Error;
+use super::evaluate::{self, Coverage};
+use super::examples::{ExampleReport, Examples};
+use super::fit::Task;
+use super::gate::{self, Evaluation, Gate, Verdict};
+use super::input::{Data, User};
+use super::panel::{Panel, Roles, MIN_SELECTION};
+use super::params::Params;
+use super::progress::Watch;
+use super::vectors::{self, normalise, Rows};
+use super::{Comparison, Outcome};
+
+/// Everything that the stages share.
+pub(super) struct Run<'a> {
+    data: &'a Data,
+    params: &'a Params,
+    moments: Moments,
+    fit: Vec<usize>,
+    selection: Panel,
+    gate: Panel,
+}
+
+/// The candidates and how they came to be.
+struct Trained {
+    candidates: Vec<Candidate>,
+    trainings: Vec<TrainingReport>,
+    examples: ExampleReport,
+    note: Option<String>,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(data: &'a Data, params: &'a Params, watch: &mut Watch<'_>) -> Result<Self, Error> {
+        watch.stage("calibrating", 0.02)?;
+        let sample = data.sample.as_ref().unwrap_or(&data.items);
+        let moments = Moments::of(sample, params.calibration_rows, params.seed, watch)?;
+        let roles = Roles::assign(&data.users, params.seed, params.min_user_saved);
+        Ok(Self {
+            data,
+            params,
+            moments,
+            fit: roles.fit,
+            selection: Panel::new(roles.selection, &data.items),
+            gate: Panel::new(roles.gate, &data.items),
+        })
+    }
+
+    /// Candidates, choice, verdict.
+    pub fn finish(&self, live: Option<&Adapter>, watch: &mut Watch<'_>) -> Result<Outcome, Error> {
+        let trained = self.candidates(watch)?;
+        watch.stage("selecting", 0.85)?;
+        let choice = self.choose(&trained.candidates, watch)?;
+        let chosen = &trained.candidates[choice.chosen];
+        let mut adapter = chosen.adapter();
+        if !adapter.is_finite() {
+            return Err(Error::Diverged { candidate: chosen.name(), reason: "its weights are not finite".into() });
+        }
+        // who ranks in which order is not touched by it, so the judging users may serve where nobody else is
+        let panel = if self.selection.members.is_empty() { &self.gate } else { &self.selection };
+        (adapter.score_scale, adapter.score_offset) =
+            candidates::calibrate_scores(&adapter, panel, &self.data.items, watch)?;
+        watch.stage("evaluating", 0.93)?;
+        let unchanged = "no candidate ranked better than the base for the selection users";
+        let base = Adapter::identity(self.moments.dim());
+        let against_base = self.compare(&base, &adapter, chosen.is_base().then_some(unchanged), watch)?;
+        let unchanged = |live: &Adapter| (live.digest() == adapter.digest()).then_some("the live model is the same");
+        let against_live = live.map(|live| self.compare(live, &adapter, unchanged(live), watch)).transpose()?;
+        watch.stage("done", 1.0)?;
+        let Comparison { evaluation, verdict, reason } = against_base;
+        Ok(Outcome {
+            report: self.report(&trained, &choice, &evaluation, verdict, &reason),
+            adapter,
+            chosen: chosen.name(),
+            candidates: choice.reports,
+            evaluation,
+            verdict,
+            reason,
+            against_live,
+        })
+    }
+
+    fn can_select(&self) -> bool {
+        self.selection.members.len() >= MIN_SELECTION
+    }
+
+    /// Why only the closed form is tried, if so.
+    fn training_refusal(&self, examples: &Examples) -> Option<String> {
+        let (found, needed) = (self.data.train_events, self.params.min_events_training);
+        if found < needed {
+            return Some(format!(
+                "{found} events in the training part, {needed} are needed to train; only the closed form was tried"
+            ));
+        }
+        if !self.can_select() {
+            let users = self.selection.members.len();
+            return Some(format!(
+                "{users} users to select on, {MIN_SELECTION} are needed to train; only the closed form was tried"
+            ));
+        }
+        (examples.len() == 0).then(|| {
+            "no user to train on has both saved and skipped items of one surface; only the closed form was tried".into()
+        })
+    }
+
+    /// The spaces that so many rows allow, the raw one first.
+    fn shrinkages(&self) -> Vec<Option<f64>> {
+        let enough = |s: &&f64| self.moments.rows >= 1000 || **s >= self.moments.default_shrinkage();
+        std::iter::once(None).chain(self.params.shrinkages.iter().filter(enough).map(|&s| Some(s))).collect()
+    }
+
+    /// The one of them that is taken where nothing speaks for another.
+    fn default_shrinkage(&self) -> Option<f64> {
+        let wanted = self.moments.default_shrinkage();
+        let known = self.shrinkages().into_iter().flatten();
+        known.min_by(|a, b| (a - wanted).abs().total_cmp(&(b - wanted).abs()))
+    }
+
+    fn candidates(&self, watch: &mut Watch<'_>) -> Result<Trained, Error> {
+        let examples = Examples::build(&self.data.users, &self.fit, &self.data.items, self.params, watch)?;
+        let note = self.training_refusal(&examples);
+        let identity = Rc::new(Adapter::identity(self.moments.dim()));
+        let mut candidates = vec![Candidate { shrinkage: None, trained: false, gamma: 0.0, folded: identity }];
+        let mut trainings = Vec::new();
+        let shrinkages = self.shrinkages();
+        for (index, &shrinkage) in shrinkages.iter().enumerate() {
+            let space = match shrinkage {
+                None => Space::raw(self.moments.dim()),
+                Some(s) => Space::shrunk(&self.moments, s, watch)?,
+            };
+            self.add(&mut candidates, shrinkage, false, space.fold(None, watch)?);
+            if note.is_some() {
+                continue;
+            }
+            let part = |i: usize| 0.05 + 0.8 * i as f64 / shrinkages.len() as f64;
+            let (folded, report) =
+                self.train_in(&space, shrinkage, &examples, (part(index), part(index + 1)), watch)?;
+            if let Some(folded) = folded {
+                self.add(&mut candidates, shrinkage, true, folded);
+            }
+            trainings.push(report);
+        }
+        Ok(Trained { candidates, trainings, examples: examples.report, note })
+    }
+
+    /// One candidate for every gamma; the base is there already.
+    fn add(&self, candidates: &mut Vec<Candidate>, shrinkage: Option<f64>, trained: bool, folded: Folded) {
+        let Folded { matrix, bias } = folded;
+        let folded = Rc::new(Adapter { matrix, bias, ..Adapter::without_weights(self.moments.dim()) });
+        for &gamma in &self.params.gammas {
+            let candidate = Candidate { shrinkage, trained, gamma, folded: folded.clone() };
+            if !candidate.is_base() {
+                candidates.push(candidate);
+            }
+        }
+    }
+
+    /// The contrastive stage in one space; no model when the untrained start stayed best.
+    fn train_in(
+        &self,
+        space: &Space,
+        shrinkage: Option<f64>,
+        examples: &Examples,
+        share: (f64, f64),
+        watch: &mut Watch<'_>,
+    ) -> Result<(Option<Folded>, TrainingReport), Error> {
+        let name = name(shrinkage, true, 0.0);
+        let moved = space.transform(&self.data.items, watch)?;
+        let items = moved.as_ref().unwrap_or(&self.data.items);
+        let validation_queries = self.profiles(items);
+        let fitted = Task {
+            name: &name,
+            items,
+            examples,
+            validation: &self.selection,
+            validation_queries: &validation_queries,
+            params: self.params,
+            share,
+        }
+        .fit(watch)?;
+        let residual = fitted.residual.map(|residual| residual.dense());
+        let folded = residual.map(|residual| space.fold(Some(&residual), watch)).transpose()?;
+        Ok((folded, TrainingReport { name, best_epoch: fitted.best_epoch, epochs: fitted.history }))
+    }
+
+    /// Unit profiles of the selection users in a space.
+    fn profiles(&self, items: &Rows) -> Rows {
+        let mut rows = Rows::zeros(self.selection.members.len(), items.dim);
+        for (index, member) in self.selection.members.iter().enumerate() {
+            rows.row_mut(index).copy_from_slice(&vectors::mean(items, &member.saved));
+            normalise(rows.row_mut(index));
+        }
+        rows
+    }
+
+    fn choose(&self, candidates: &[Candidate], watch: &mut Watch<'_>) -> Result<Choice, Error> {
+        if !self.can_select() {
+            return Ok(candidates::by_default(candidates, self.default_shrinkage()));
+        }
+        let coverage = |panel| Coverage::new(panel, &self.data.items, self.params.seed);
+        Selection {
+            panel: &self.selection,
+            items: &self.data.items,
+            covered: [(&self.selection, &coverage(&self.selection)), (&self.gate, &coverage(&self.gate))],
+            default_shrinkage: self.default_shrinkage(),
+        }
+        .choose(candidates, watch)
+    }
+
+    /// Users whose actions training or choosing has seen.
+    fn known_users(&self) -> impl Iterator<Item = &User> {
+        let selection = self.selection.members.iter().map(|member| member.user);
+        self.fit.iter().copied().chain(selection).map(|index| &self.data.users[index])
+    }
+
+    fn compare(
+        &self,
+        base: &Adapter,
+        model: &Adapter,
+        unchanged: Option<&str>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Comparison, Error> {
+        let (items, seed) = (&self.data.items, self.params.seed);
+        let mut seen = vec![false; items.len()];
+        self.known_users().flat_map(|user| &user.train).for_each(|action| seen[action.item as usize] = true);
+        let mut evaluation = Gate {
+            panel: &self.gate,
+            cold: &self.gate.filtered(items, |item| !seen[item as usize]),
+            items,
+            coverage: &Coverage::new(&self.gate, items, seed),
+            draws: self.params.bootstrap_draws,
+            seed,
+        }
+        .evaluate(base, model, watch)?;
+        if evaluation.users > 0 {
+            self.measure_baselines(&mut evaluation, watch)?;
+        }
+        let (verdict, reason) = gate::judge(&evaluation, self.data.users.len(), unchanged);
+        Ok(Comparison { evaluation, verdict, reason })
+    }
+
+    /// What needs no model: the nearest saved items, and what others saved.
+    fn measure_baselines(&self, evaluation: &mut Evaluation, watch: &mut Watch<'_>) -> Result<(), Error> {
+        let items = &self.data.items;
+        let nearest = evaluate::measure(&self.gate, watch, |member, list| {
+            evaluate::nearest_three(items, &self.gate.members[member].saved, list)
+        })?;
+        let rates = evaluate::save_rates(items.len(), self.known_users());
+        let popular = evaluate::measure(&self.gate, watch, |_, list| {
+            list.items.iter().map(|&item| rates[item as usize]).collect()
+        })?;
+        evaluation.knn3_auc = Some(evaluate::average(&nearest, |m| m.auc));
+        evaluation.popularity_auc = Some(evaluate::average(&popular, |m| m.auc));
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        trained: &Trained,
+        choice: &Choice,
+        evaluation: &Evaluation,
+        verdict: Verdict,
+        reason: &str,
+    ) -> serde_json::Value {
+        let surfaces = self.data.users.iter().flat_map(|user| user.train.iter().chain(&user.test));
+        let warning = surfaces.into_iter().all(|action| action.surface == 0).then_some(
+            "no event names its surface: if saved and skipped items came from different screens, the model learned the screen",
+        );
+        serde_json::json!({
+            "parameters": self.params,
+            "counts": {
+                "items": self.data.items.len(),
+                "users": self.data.users.len(),
+                "train_events": self.data.train_events,
+                "test_events": self.data.test_events,
+                "calibration_rows": self.moments.rows,
+                "fit_users": self.fit.len(),
+                "selection_users": self.selection.members.len(),
+                "gate_users": self.gate.members.len(),
+            },
+            "examples": trained.examples,
+            "candidates": choice.reports,
+            "chosen": choice.reports[choice.chosen].name,
+            "trainings": trained.trainings,
+            "note": trained.note,
+            "warning": warning,
+            "evaluation": evaluation,
+            "verdict": verdict,
+            "reason": reason,
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! Providers as foreign servers: options, secrets, and one question over HTTP.
+
+mod common;
+
+use common::*;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+/// A fake provider on loopback: answers one request with these bytes and hands back what it was sent.
+fn fake_provider(answer: &'static str) -> (u16, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 4096];
+        let read = stream.read(&mut request).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    });
+    (port, serving)
+}
+
+fn provider(client: &mut Client, port: u16) {
+    let sql = format!(
+        "CREATE SERVER trainer FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'openai', base_url 'http://127.0.0.1:{port}/v1');
+         CREATE USER MAPPING FOR postgres SERVER trainer OPTIONS (api_key 'sk-canary')"
+    );
+    client.batch_execute(&sql).unwrap();
+}
+
+#[test]
+fn an_answer_is_shown_and_the_key_sent() {
+    let db = Server::shared().create_database("answer");
+    let mut client = db.install("pgft");
+    let (port, serving) = fake_provider("HTTP/1.1 200 OK\r\ncontent-length: 38\r\nconnection: close\r\n\r\n{\"data\":[{\"id\":\"small\"},{\"id\":\"big\"}]}");
+    provider(&mut client, port);
+    let answer: String = value(&mut client, "CALL check_provider('trainer')");
+    assert!(answer.contains("2 models: small, big"), "{answer}");
+    let request = serving.join().unwrap();
+    assert!(request.starts_with("GET /v1/models HTTP/1.1"), "{request}");
+    assert!(request.contains("authorization: Bearer sk-canary"), "{request}");
+}
+
+#[test]
+fn a_refusal_that_echoes_the_key_does_not_show_it() {
+    let db = Server::shared().create_database("echo");
+    let mut client = db.install("pgft");
+    let (port, serving) =
+        fake_provider("HTTP/1.1 401 No\r\ncontent-length: 45\r\nconnection: close\r\n\r\n{\"error\":{\"message\":\"wrong key: sk-canary\"}}  ");
+    provider(&mut client, port);
+    let error = assert_error!(client, "CALL check_provider('trainer')", "HV00L", "401", "wrong key: ********");
+    assert!(!format!("{error:?}").contains("canary"));
+    serving.join().unwrap();
+}
+
+#[test]
+fn nobody_there() {
+    let db = Server::shared().create_database("nobody");
+    let mut client = db.install("pgft");
+    provider(&mut client, 1);
+    assert_error!(client, "CALL check_provider('trainer')", "HV00N", "127.0.0.1:1", "refused");
+    assert_error!(client, "CALL check_provider('nope')", "42704", "nope");
+    client.batch_execute("SELECT pause_worker()").unwrap();
+}
+
+#[test]
+fn options_are_checked_and_never_repeated() {
+    let db = Server::shared().create_database("options");
+    let mut client = db.install("pgft");
+    let create = "CREATE SERVER s FOREIGN DATA WRAPPER pg_finetune OPTIONS";
+    assert_error!(client, &format!("{create} (protcol 'openai')"), "HV00D", "Perhaps you meant \"protocol\"");
+    assert_error!(client, &format!("{create} (protocol 'openai')"), "HV00J", "base_url");
+    let error =
+        assert_error!(client, &format!("{create} (protocol 'openai', base_url 'sk-canary')"), "HV024", "https://");
+    assert!(!format!("{error:?}").contains("canary"));
+    assert_error!(
+        client,
+        &format!("{create} (protocol 'openai', base_url 'https://a', api_key 'sk-canary')"),
+        "HV00D",
+        "USER MAPPING"
+    );
+    client.batch_execute(&format!("{create} (protocol 'openai', base_url 'https://example.com/v1')")).unwrap();
+    let table = "CREATE FOREIGN TABLE t (a int) SERVER s";
+    assert_eq!(expect_error(&mut client, &format!("{table} OPTIONS (x 'y')")).code, "0A000");
+
+    let admin = Server::shared().create_role("ml", &["finetune_admin"]);
+    client.batch_execute(&format!("GRANT USAGE ON FOREIGN SERVER s TO {admin}")).unwrap();
+    let mut admin = db.connect_as(&admin);
+    assert_error!(
+        admin,
+        "CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (api_key_file '/etc/passwd')",
+        "42501",
+        "superuser"
+    );
+    admin.batch_execute("CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (api_key 'sk-1')").unwrap();
+}

@@ -1,0 +1,118 @@
+//! Query vectors and scores, inside the application's own queries.
+
+mod common;
+
+use common::*;
+
+/// A model that swaps the two axes, registered by hand: what it must do can be said in one line.
+const SWAP: &str = "
+    INSERT INTO model (id, base_model, provider, method, dimensions) VALUES ('swap', 'base', 'builtin', 'contrastive', 2);
+    INSERT INTO adapter (model_id, dimensions, matrix, bias, score_scale, score_offset, digest)
+    VALUES ('swap', 2, '{0,1,1,0}', '{0,0}', 4, -1, '')";
+
+fn with_saves(client: &mut Client, saves: &[(&str, &str)]) {
+    for (user, vector) in saves {
+        let sql = format!(
+            "SELECT record_signal('{user}', md5(random()::text), 'text {vector}', 'saved', embedding => '{vector}')"
+        );
+        client.batch_execute(&sql).unwrap();
+    }
+}
+
+#[test]
+fn the_index_of_the_application_serves_the_query() {
+    let db = Server::shared().create_database("index");
+    let mut client = db.install("pgft");
+    application(&mut client, 20);
+    client.batch_execute("CREATE INDEX ON chunk USING hnsw (embedding vector_cosine_ops); ANALYZE chunk").unwrap();
+    let plan = values::<String>(
+        &mut client,
+        "EXPLAIN SELECT id FROM chunk ORDER BY embedding <=> user_query('user-1') LIMIT 10",
+    )
+    .join("\n");
+    assert!(plan.contains("Index Scan using chunk_embedding_idx"), "{plan}");
+    assert!(plan.contains("Order By: (embedding <=> user_query"), "{plan}");
+    client.batch_execute("SET enable_seqscan = off").unwrap();
+    let rows = client.query("SELECT id FROM chunk ORDER BY embedding <=> user_query('user-1') LIMIT 10", &[]).unwrap();
+    assert_eq!(rows.len(), 10);
+}
+
+#[test]
+fn base_is_the_mean_of_the_saved_unit_vectors() {
+    let db = Server::shared().create_database("base");
+    let mut client = db.install("pgft");
+    with_saves(&mut client, &[("ann", "[10,0]"), ("ann", "[0,1]")]);
+    assert_eq!(value::<String>(&mut client, "SELECT user_query('ann')::text"), "[0.70710677,0.70710677]");
+    let score: f64 = value(&mut client, "SELECT relevance_score('ann', '[-3,-3]')");
+    assert!(score.abs() < 1e-6, "the opposite direction scores 0, not {score}");
+    assert_eq!(value::<Option<String>>(&mut client, "SELECT user_query('bob')::text"), None, "no profile yet");
+    assert_eq!(value::<Option<f64>>(&mut client, "SELECT relevance_score('bob', '[1,0]')"), None);
+    assert_eq!(
+        value::<Option<f64>>(&mut client, "SELECT relevance_score('ann', '[0,0]')"),
+        None,
+        "a zero vector has no direction"
+    );
+    assert_eq!(value::<String>(&mut client, "SELECT adapt('[3,4]', 'base')::text"), "[3,4]");
+}
+
+#[test]
+fn an_adapter_turns_the_query_and_calibrates_the_score() {
+    let db = Server::shared().create_database("adapter");
+    let mut client = db.install("pgft");
+    with_saves(&mut client, &[("ann", "[1,0]")]);
+    client.batch_execute(SWAP).unwrap();
+    assert_eq!(value::<String>(&mut client, "SELECT user_query('ann', 'swap')::text"), "[0,1]");
+    assert_eq!(value::<String>(&mut client, "SELECT adapt('[3,4]', 'swap')::text"), "[0.8,0.6]");
+    client.batch_execute("INSERT INTO deployment (model_id, action) VALUES ('swap', 'deploy')").unwrap();
+    let score: f64 = value(&mut client, "SELECT relevance_score('ann', '[0,5]')");
+    assert!((score - 1.0 / (1.0 + (-3.0f64).exp())).abs() < 1e-6, "{score}");
+    assert_eq!(value::<String>(&mut client, "SELECT model_id FROM model_for('ann')"), "swap");
+}
+
+#[test]
+fn one_statement_sees_one_profile_and_the_next_the_new_one() {
+    let db = Server::shared().create_database("fresh");
+    let mut client = db.install("pgft");
+    with_saves(&mut client, &[("ann", "[1,0]")]);
+    let score = "SELECT relevance_score('ann', '[0,1]')";
+    assert!((value::<f64>(&mut client, score) - 0.5).abs() < 1e-6);
+    with_saves(&mut client, &[("ann", "[0,1]")]);
+    assert!(value::<f64>(&mut client, score) > 0.8);
+    client.batch_execute("BEGIN").unwrap();
+    with_saves(&mut client, &[("ann", "[0,1]"), ("ann", "[0,1]"), ("ann", "[0,1]")]);
+    assert!(value::<f64>(&mut client, score) > 0.9, "inside a transaction, too");
+    client.batch_execute("ROLLBACK").unwrap();
+    assert!(value::<f64>(&mut client, score) < 0.9);
+}
+
+#[test]
+fn an_application_role_is_served_without_rights_on_the_data() {
+    let server = Server::shared();
+    let db = server.create_database("role");
+    let mut admin = db.install("pgft");
+    with_saves(&mut admin, &[("ann", "[1,0]")]);
+    let app = server.create_role("app", &["finetune_app"]);
+    let stranger = server.create_role("stranger", &[]);
+    let mut client = db.connect_as(&app);
+    client.batch_execute("SET search_path = pgft, public").unwrap();
+    assert_eq!(value::<String>(&mut client, "SELECT user_query('ann')::text"), "[1,0]");
+    assert_eq!(value::<String>(&mut client, "SELECT assign_variant('ann')"), "base");
+    assert_eq!(expect_error(&mut client, "SELECT * FROM training_data_point").code, "42501");
+    assert_eq!(expect_error(&mut client, "SELECT fine_tune('x')").code, "42501");
+    let mut client = db.connect_as(&stranger);
+    assert_eq!(expect_error(&mut client, "SELECT pgft.user_query('ann')").code, "42501");
+}
+
+#[test]
+fn refusals() {
+    let db = Server::shared().create_database("bad");
+    let mut client = db.install("pgft");
+    with_saves(&mut client, &[("ann", "[1,0]")]);
+    assert_error!(client, "SELECT user_query(NULL)", "22004", "user_id");
+    assert_error!(client, "SELECT user_query('')", "22023", "user_id");
+    assert_error!(client, "SELECT user_query('ann', 'nope')", "42704", "nope");
+    assert_error!(client, "SELECT adapt('[1,0]', 'nope')", "42704", "nope");
+    assert_error!(client, "SELECT relevance_score('ann', '[1,0,0]')", "22023", "3 dimensions", "2");
+    client.batch_execute(SWAP).unwrap();
+    assert_error!(client, "SELECT adapt('[1,0,0]', 'swap')", "22023", "3 dimensions");
+}
