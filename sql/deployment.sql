@@ -42,25 +42,34 @@ COMMENT ON FUNCTION _require_model IS 'Refuses a model that is not registered';
 REVOKE ALL ON FUNCTION _require_model FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _require_model TO finetune_admin;
 
+CREATE FUNCTION _gate(model text, OUT verdict text, OUT reason text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT v.verdict, format('against "%s": %s', v.against, v.reason) INTO verdict, reason
+    FROM @extschema@.model_evaluation v
+    WHERE v.model_id = _gate.model
+    ORDER BY v.verdict = 'passed', v.against = 'base', v.against LIMIT 1;
+END
+$$;
+COMMENT ON FUNCTION _gate IS 'pg_finetune private: verdict on a model: passed when every comparison was, else the first that was not; NULL = never evaluated';
+REVOKE ALL ON FUNCTION _gate FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _gate TO finetune_analyst, finetune_admin;
+
 CREATE FUNCTION _require_passed_gate(model text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    last_verdict text;
+    gate record;
 BEGIN
-    IF EXISTS (SELECT FROM @extschema@.model_evaluation v
-               WHERE v.model_id = _require_passed_gate.model AND v.verdict = 'passed') THEN
-        RETURN;
+    SELECT g.* INTO gate FROM @extschema@._gate(model) g;
+    IF gate.verdict IS DISTINCT FROM 'passed' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('model "%s" has not passed the gate', model),
+            DETAIL = coalesce('Its evaluation: ' || gate.verdict || ', ' || gate.reason || '.', 'It was never evaluated.'),
+            HINT = format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model);
     END IF;
-    SELECT format('%s against "%s": %s', v.verdict, v.against, v.reason) INTO last_verdict
-    FROM @extschema@.model_evaluation v
-    WHERE v.model_id = _require_passed_gate.model
-    ORDER BY v.evaluated_at DESC LIMIT 1;
-    RAISE EXCEPTION USING
-        ERRCODE = 'object_not_in_prerequisite_state',
-        MESSAGE = format('model "%s" has not passed the gate', model),
-        DETAIL = coalesce('Its last evaluation: ' || last_verdict || '.', 'It was never evaluated.'),
-        HINT = format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model);
 END
 $$;
 COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed evaluation: no user may see it';

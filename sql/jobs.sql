@@ -227,10 +227,10 @@ SELECT j.id,
        END AS eta,
        0::numeric AS cost_usd,
        j.model_id,
-       e.verdict,
-       COALESCE(j.error_message, e.reason) AS outcome,
+       g.verdict,
+       COALESCE(j.error_message, g.reason) AS outcome,
        j.error_code, j.error_hint, j.attempt, j.seed, j.owner, j.created_at, j.started_at, j.finished_at
 FROM @extschema@.fine_tuning_job j
 JOIN @extschema@.dataset d ON d.id OPERATOR(pg_catalog.=) j.dataset_id
-LEFT JOIN @extschema@.model_evaluation e ON e.model_id OPERATOR(pg_catalog.=) j.model_id;
+LEFT JOIN LATERAL @extschema@._gate(j.model_id) g ON true;
 COMMENT ON VIEW fine_tuning_jobs IS 'All jobs with state, progress (0-1), step, loss, estimated time left, cost, gate verdict and what became of them';

@@ -9,8 +9,8 @@ CREATE FOREIGN DATA WRAPPER pg_finetune VALIDATOR _validate_provider;
 COMMENT ON FOREIGN DATA WRAPPER pg_finetune IS 'providers of fine-tuning: CREATE SERVER name FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol ''openai'', base_url ''https://...'')';
 GRANT USAGE ON FOREIGN DATA WRAPPER pg_finetune TO finetune_admin;
 
-CREATE PROCEDURE check_provider(provider text, INOUT answer text DEFAULT NULL)
+CREATE PROCEDURE check_provider(provider text)
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_provider_wrapper';
-COMMENT ON PROCEDURE check_provider(text, text) IS 'Asks a provider for its list of models with the caller''s key and says what came back; CALL it outside a transaction block';
-REVOKE ALL ON PROCEDURE check_provider(text, text) FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE check_provider(text, text) TO finetune_admin;
+COMMENT ON PROCEDURE check_provider(text) IS 'Asks a provider for its list of models with the caller''s key and says in a NOTICE what came back; CALL it outside a transaction block';
+REVOKE ALL ON PROCEDURE check_provider(text) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE check_provider(text) TO finetune_admin;

@@ -185,7 +185,7 @@ CREATE FUNCTION _continue_run(run @extschema@.retraining_run) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_job        @extschema@.fine_tuning_job;
-    v_gate       @extschema@.model_evaluation;
+    v_gate       record;
     v_running    text;
     v_experiment text := format('%s-%s', run.schedule, to_char(run.due_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISS'));
     v_coverage   double precision := COALESCE((SELECT s.coverage FROM @extschema@.retraining_schedule s WHERE s.name = run.schedule), 1);
@@ -200,7 +200,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE @extschema@.retraining_run r SET model_id = v_job.model_id WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
-    SELECT e.* INTO v_gate FROM @extschema@.model_evaluation e WHERE e.model_id = v_job.model_id;
+    SELECT g.* INTO v_gate FROM @extschema@._gate(v_job.model_id) g;
     IF v_gate.verdict IS DISTINCT FROM 'passed' THEN
         PERFORM @extschema@._end_run(run.schedule, run.due_at, 'ran', 'gate', 'kept what serves, because ' || COALESCE(v_gate.reason, 'the model was not evaluated'));
         RETURN;

@@ -184,11 +184,12 @@ COMMENT ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) IS 'pg_finet
 REVOKE ALL ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) TO finetune_admin;
 
-CREATE FUNCTION _save_model(job uuid, token bigint, model_id text, adapter jsonb, matrix real[], bias real[], digest bytea, evaluation jsonb) RETURNS boolean
+CREATE FUNCTION _save_model(job uuid, token bigint, model_id text, adapter jsonb, matrix real[], bias real[], digest bytea, evaluations jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_job @extschema@.fine_tuning_job;
-    v_row @extschema@.model_evaluation;
+    v_evaluation jsonb;
+    v_gate record;
 BEGIN
     SELECT j.* INTO v_job FROM @extschema@.fine_tuning_job j
     WHERE j.id = job AND j.token = _save_model.token AND @extschema@._job_is_open(j.state) FOR UPDATE;
@@ -200,13 +201,16 @@ BEGIN
     INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, digest, report)
     VALUES (model_id, (adapter ->> 'dimensions')::int, matrix, bias, (adapter ->> 'gamma')::real,
             (adapter ->> 'score_scale')::double precision, (adapter ->> 'score_offset')::double precision, digest, adapter -> 'report');
-    v_row := jsonb_populate_record(NULL::@extschema@.model_evaluation,
-        evaluation || jsonb_build_object('model_id', model_id, 'against', 'base', 'evaluated_at', clock_timestamp(), 'seed', v_job.seed));
-    INSERT INTO @extschema@.model_evaluation SELECT v_row.*;
+    FOR v_evaluation IN SELECT e FROM jsonb_array_elements(evaluations) e LOOP
+        INSERT INTO @extschema@.model_evaluation
+        SELECT r.* FROM jsonb_populate_record(NULL::@extschema@.model_evaluation,
+            v_evaluation || jsonb_build_object('model_id', model_id, 'evaluated_at', clock_timestamp(), 'seed', v_job.seed)) r;
+    END LOOP;
+    SELECT g.* INTO v_gate FROM @extschema@._gate(model_id) g;
     UPDATE @extschema@.fine_tuning_job j SET model_id = _save_model.model_id WHERE j.id = job;
-    RETURN @extschema@._end_job(job, token, 'succeeded', format('trained; gate: %s, %s', v_row.verdict, v_row.reason));
+    RETURN @extschema@._end_job(job, token, 'succeeded', format('trained; gate: %s', v_gate.verdict));
 END $$;
-COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) IS 'pg_finetune private: registers the model, its weights and its evaluation and ends the job, all or nothing; false = the caller lost the job';
+COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) IS 'pg_finetune private: registers the model, its weights and its evaluations and ends the job, all or nothing; false = the caller lost the job';
 REVOKE ALL ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) TO finetune_admin;
 

@@ -96,7 +96,8 @@ fn an_application_asks_in_a_read_only_transaction_and_in_parallel() {
     let variant: String = value(&mut reading, "SELECT assign_variant('user-1')");
     assert_eq!(value::<String>(&mut reading, "SELECT variant FROM explain_assignment('user-1')"), variant);
     reading.rollback().unwrap();
-    let refused = ["SELECT start_experiment('f', 'm1')", "SELECT deploy_model('m1')", "SELECT * FROM experiment_results('e')"];
+    let refused =
+        ["SELECT start_experiment('f', 'm1')", "SELECT deploy_model('m1')", "SELECT * FROM experiment_results('e')"];
     for sql in refused {
         assert_eq!(expect_error(&mut app, sql).code, "42501", "{sql}");
     }
@@ -151,7 +152,9 @@ fn more_coverage_moves_nobody_and_the_past_can_be_asked() {
     let mut admin = with_models(&db);
     admin.batch_execute("SELECT start_experiment('e', 'm1', coverage => 0.1)").unwrap();
     admin
-        .batch_execute("CREATE TABLE before AS SELECT i, a.* FROM generate_series(1, 3000) i, _assignment(i::text, now()) a")
+        .batch_execute(
+            "CREATE TABLE before AS SELECT i, a.* FROM generate_series(1, 3000) i, _assignment(i::text, now()) a",
+        )
         .unwrap();
     let inside: i64 = value(&mut admin, "SELECT count(*) FROM before WHERE in_experiment");
     assert!((200..400).contains(&inside), "{inside} of 3000");
@@ -161,12 +164,14 @@ fn more_coverage_moves_nobody_and_the_past_can_be_asked() {
     assert_eq!(value::<i32>(&mut admin, "SELECT set_coverage('e', 0.5)"), 2);
     let moved = "SELECT count(*) FROM before b WHERE b.in_experiment AND assign_variant(b.i::text) <> b.variant";
     assert_eq!(value::<i64>(&mut admin, moved), 0);
-    let now_inside = "SELECT count(*) FROM before b, _assignment(b.i::text, now()) a WHERE a.in_experiment AND a.phase = 2";
+    let now_inside =
+        "SELECT count(*) FROM before b, _assignment(b.i::text, now()) a WHERE a.in_experiment AND a.phase = 2";
     assert!((1300..1700).contains(&value::<i64>(&mut admin, now_inside)));
     let past = "SELECT count(*) FROM before b, experiment_phase p, _assignment(b.i::text, p.valid_from) a
         WHERE p.phase = 1 AND (a.variant, a.in_experiment, a.phase) IS DISTINCT FROM (b.variant, b.in_experiment, b.phase)";
     assert_eq!(value::<i64>(&mut admin, past), 0);
-    let earlier = "SELECT count(*) FROM before b, _assignment(b.i::text, now() - interval '1 day') a WHERE a.in_experiment";
+    let earlier =
+        "SELECT count(*) FROM before b, _assignment(b.i::text, now() - interval '1 day') a WHERE a.in_experiment";
     assert_eq!(value::<i64>(&mut admin, earlier), 0);
     assert_error!(admin, "SELECT set_coverage('e', NULL)", "22023", "NULL");
     assert_error!(admin, "SELECT set_coverage('e', 2)", "22023", "coverage 2");
@@ -179,8 +184,12 @@ fn pinned_testers_get_their_variant_and_are_not_analysed() {
     let mut admin = with_models(&db);
     admin.batch_execute("SELECT start_experiment('e', 'm1', coverage => 0)").unwrap();
     assert_eq!(value::<String>(&mut admin, "SELECT reason FROM explain_assignment('tess')"), "coverage");
-    admin.batch_execute("SELECT pin_user('tess', 'e', 'base'); SELECT pin_user('tess', 'e', 'fineTuned', 'tester')").unwrap();
-    let row = admin.query_one("SELECT variant, model_id, in_experiment, reason FROM explain_assignment('tess')", &[]).unwrap();
+    admin
+        .batch_execute("SELECT pin_user('tess', 'e', 'base'); SELECT pin_user('tess', 'e', 'fineTuned', 'tester')")
+        .unwrap();
+    let row = admin
+        .query_one("SELECT variant, model_id, in_experiment, reason FROM explain_assignment('tess')", &[])
+        .unwrap();
     assert_eq!((row.get("variant"), row.get("model_id"), row.get("reason")), ("fineTuned", "m1", "pinned"));
     assert!(!row.get::<_, bool>("in_experiment"));
     assert_error!(admin, "SELECT pin_user('tess', 'e', 'nope')", "22023", "nope");
@@ -196,7 +205,8 @@ fn the_oldest_of_two_running_experiments_answers_when_none_is_named() {
     admin.batch_execute("SELECT start_experiment('a-second', 'm2')").unwrap();
     let named = "SELECT DISTINCT experiment FROM generate_series(1, 50) i, explain_assignment(i::text)";
     assert_eq!(values::<String>(&mut admin, named), ["z-first"]);
-    let second = "SELECT DISTINCT model_id FROM generate_series(1, 50) i, explain_assignment(i::text, 'a-second') ORDER BY 1";
+    let second =
+        "SELECT DISTINCT model_id FROM generate_series(1, 50) i, explain_assignment(i::text, 'a-second') ORDER BY 1";
     assert_eq!(values::<String>(&mut admin, second), ["base", "m2"]);
     admin.batch_execute("SELECT stop_experiment('z-first')").unwrap();
     assert_eq!(values::<String>(&mut admin, named), ["a-second"]);
@@ -208,7 +218,9 @@ fn a_stopped_experiment_ships_what_it_is_told() {
     let mut admin = with_models(&db);
     admin.batch_execute("SELECT start_experiment('won', 'm1'); SELECT start_experiment('open', 'm2')").unwrap();
     assert_error!(admin, "SELECT stop_experiment('won', 'fineTune')", "22023", "fineTune", "base and fineTuned");
-    admin.batch_execute("SELECT stop_experiment('won', 'fineTuned', 'better'); SELECT stop_experiment('open')").unwrap();
+    admin
+        .batch_execute("SELECT stop_experiment('won', 'fineTuned', 'better'); SELECT stop_experiment('open')")
+        .unwrap();
     assert_error!(admin, "SELECT stop_experiment('won')", "55000", "\"won\" is stopped");
     assert_error!(admin, "SELECT stop_experiment('nope')", "42704", "nope");
     assert_eq!(value::<String>(&mut admin, "SELECT assign_variant('u', 'won')"), "fineTuned");
@@ -218,7 +230,10 @@ fn a_stopped_experiment_ships_what_it_is_told() {
     let logged = "SELECT action || ' ' || reason || ' ' || experiment FROM deployment_history WHERE live";
     assert_eq!(value::<String>(&mut admin, logged), "deploy better won");
     let decisions = "SELECT experiment || ': ' || decision || ', ' || reason FROM rollout_decision ORDER BY id";
-    assert_eq!(values::<String>(&mut admin, decisions), ["won: promote, better", "open: inconclusive, stopped by hand"]);
+    assert_eq!(
+        values::<String>(&mut admin, decisions),
+        ["won: promote, better", "open: inconclusive, stopped by hand"]
+    );
 }
 
 #[test]
@@ -228,7 +243,9 @@ fn deployments_go_back_through_what_served_before() {
     assert_error!(admin, "SELECT deploy_model('nope')", "42704", "nope");
     assert_error!(admin, "SELECT deploy_model('weak')", "55000", "auc is not higher");
     assert_error!(admin, "SELECT rollback_model()", "22023", "nothing else served before it");
-    admin.batch_execute("SELECT deploy_model('m1'); SELECT deploy_model('outside'); SELECT deploy_model('outside')").unwrap();
+    admin
+        .batch_execute("SELECT deploy_model('m1'); SELECT deploy_model('outside'); SELECT deploy_model('outside')")
+        .unwrap();
     assert_eq!(value::<String>(&mut admin, "SELECT rollback_model(reason => 'too dear')"), "m1");
     assert_eq!(value::<String>(&mut admin, "SELECT rollback_model()"), "base");
     assert_error!(admin, "SELECT rollback_model()", "22023", "nothing else served");
@@ -239,8 +256,15 @@ fn deployments_go_back_through_what_served_before() {
     assert_eq!(value::<String>(&mut admin, "SELECT rollback_model(2)"), "m2");
     let log: Vec<String> = values(&mut admin, "SELECT action || ' ' || model_id FROM deployment_history ORDER BY id");
     let expected = [
-        "deploy m1", "deploy outside", "deploy outside", "rollback m1", "rollback base",
-        "deploy m2", "deploy m1", "deploy base", "rollback m2",
+        "deploy m1",
+        "deploy outside",
+        "deploy outside",
+        "rollback m1",
+        "rollback base",
+        "deploy m2",
+        "deploy m1",
+        "deploy base",
+        "rollback m2",
     ];
     assert_eq!(log, expected);
     let past = "SELECT bool_and(served_at(deployed_at) = model_id) FROM deployment_history";
@@ -252,10 +276,13 @@ fn deployments_go_back_through_what_served_before() {
 fn export_gives_the_sdks_the_same_variants() {
     let db = Server::shared().create_database("export");
     let mut admin = with_models(&db);
-    admin.batch_execute("SELECT start_experiment('e', 'm1', coverage => 0.3, weights => '{0.9,0.1}', seed => 's')").unwrap();
+    admin
+        .batch_execute("SELECT start_experiment('e', 'm1', coverage => 0.3, weights => '{0.9,0.1}', seed => 's')")
+        .unwrap();
     let exported: Value = value(&mut admin, "SELECT export_growthbook('e')");
     assert_eq!((&exported["seed"], &exported["hashVersion"]), (&Value::from("s"), &Value::from(2)));
-    let differing = "SELECT count(*) FROM (SELECT export_growthbook('e') -> 'ranges') x (r), generate_series(1, 2000) i,
+    let differing =
+        "SELECT count(*) FROM (SELECT export_growthbook('e') -> 'ranges') x (r), generate_series(1, 2000) i,
             LATERAL (SELECT bucket('s', i::text) / 10000.0) b (n), explain_assignment(i::text) a
         WHERE a.variant || a.in_experiment <> CASE
             WHEN n >= (r -> 0 ->> 0)::float8 AND n < (r -> 0 ->> 1)::float8 THEN 'basetrue'

@@ -11,7 +11,9 @@ fn vectors(file: &str) -> Value {
 
 fn close(ours: Option<f64>, theirs: &Value, what: &str) {
     match (ours, theirs.as_f64()) {
-        (Some(ours), Some(theirs)) => assert!((ours - theirs).abs() <= 1e-9 * theirs.abs(), "{what}: {ours}, expected {theirs}"),
+        (Some(ours), Some(theirs)) => {
+            assert!((ours - theirs).abs() <= 1e-9 * theirs.abs(), "{what}: {ours}, expected {theirs}")
+        }
         (ours, theirs) => assert_eq!(ours, theirs, "{what}"),
     }
 }
@@ -51,7 +53,8 @@ fn aggregates_agree_with_scikit_learn() {
     let file = vectors("metric-vectors.json");
     let rows = file["classification"].as_array().unwrap();
     for row in rows {
-        let labels = |key: &str| -> Vec<bool> { row[key].as_array().unwrap().iter().map(|v| v.as_i64() == Some(1)).collect() };
+        let labels =
+            |key: &str| -> Vec<bool> { row[key].as_array().unwrap().iter().map(|v| v.as_i64() == Some(1)).collect() };
         let sql = "SELECT precision_score(t, p), recall_score(t, p), f1_score(t, p) FROM unnest($1::bool[], $2::bool[]) x (t, p)";
         let scores = admin.query_one(sql, &[&labels("y_true"), &labels("y_pred")]).unwrap();
         for (column, metric) in ["precision", "recall", "f1"].into_iter().enumerate() {
@@ -89,14 +92,18 @@ fn model_metrics_of_a_small_log_are_those_counted_by_hand() {
     let db = Server::shared().create_database("metrics");
     let mut admin = db.install("pgft");
     let file = vectors("metric-vectors.json");
-    let shown: Vec<&Value> = file["event_log"]["log"].as_array().unwrap().iter().filter(|row| row["shown"] == true).collect();
+    let shown: Vec<&Value> =
+        file["event_log"]["log"].as_array().unwrap().iter().filter(|row| row["shown"] == true).collect();
     for row in &shown {
         let text = |key: &str| row[key].as_str().map(str::to_string);
-        let action = text("outcome").map(|outcome| format!("{}{}", outcome, if outcome == "save" { "d" } else { "ped" }));
+        let action =
+            text("outcome").map(|outcome| format!("{}{}", outcome, if outcome == "save" { "d" } else { "ped" }));
         let score = if row["score"] == "nan" { Some(f64::NAN) } else { row["score"].as_f64() };
         let sql = "INSERT INTO model_performance_log (user_id, signal_id, user_action, relevance_score, shown_at, actioned_at)
             VALUES ($1, $2, $3, $4, $5::text::timestamptz, $6::text::timestamptz)";
-        admin.execute(sql, &[&text("user"), &text("item"), &action, &score, &text("shown_at"), &text("resolved_at")]).unwrap();
+        admin
+            .execute(sql, &[&text("user"), &text("item"), &action, &score, &text("shown_at"), &text("resolved_at")])
+            .unwrap();
     }
     let expected = &file["event_log"]["expected"];
     let row = admin.query_one("SELECT * FROM model_metrics(positive => '{saved}')", &[]).unwrap();
@@ -105,11 +112,17 @@ fn model_metrics_of_a_small_log_are_those_counted_by_hand() {
     close(row.get("snip_rate"), &expected["snip_rate_over_shown"], "snip rate");
     assert_eq!((row.get::<_, i64>("shown"), row.get::<_, i64>("pending")), (shown.len() as i64, 2));
     // Suggested are the scores of at least 0.5: 0.92 saved, 0.55 skipped, 0.71 snipped, 0.66 pending, 0.88 and 0.8 saved.
-    let scores = [("precision", 3.0 / 5.0), ("precision_pending_as_failure", 3.0 / 6.0), ("recall", 3.0 / 4.0), ("f1", 2.0 / 3.0)];
+    let scores = [
+        ("precision", 3.0 / 5.0),
+        ("precision_pending_as_failure", 3.0 / 6.0),
+        ("recall", 3.0 / 4.0),
+        ("f1", 2.0 / 3.0),
+    ];
     for (column, score) in scores.into_iter().chain([("false_suggestion_rate", 1.0 / 5.0)]) {
         close(row.get(column), &Value::from(score), column);
     }
-    let distribution = ["very_low", "low", "medium", "high", "very_high", "unscored"].map(|bucket| row.get::<_, i64>(bucket));
+    let distribution =
+        ["very_low", "low", "medium", "high", "very_high", "unscored"].map(|bucket| row.get::<_, i64>(bucket));
     assert_eq!(distribution, [1, 2, 2, 2, 3, 1]);
     // In UTC two users on the first day and one on the second; four hours west all three on the first.
     close(row.get("daily_active_reviewers"), &Value::from(1.5), "reviewers");
@@ -118,7 +131,13 @@ fn model_metrics_of_a_small_log_are_those_counted_by_hand() {
     assert_eq!(value::<f64>(&mut admin, west), 3.0);
     let with_snips = "SELECT \"precision\" FROM model_metrics()";
     assert_eq!(value::<f64>(&mut admin, with_snips), 0.8);
-    assert_eq!(values::<i64>(&mut admin, "SELECT shown FROM model_metrics(since => '2026-09-01 12:00Z', until => '2026-09-01 20:00Z')"), [3]);
+    assert_eq!(
+        values::<i64>(
+            &mut admin,
+            "SELECT shown FROM model_metrics(since => '2026-09-01 12:00Z', until => '2026-09-01 20:00Z')"
+        ),
+        [3]
+    );
 }
 
 #[test]
@@ -140,7 +159,9 @@ fn scores_fall_into_right_open_buckets_and_others_are_refused() {
         admin.batch_execute("TRUNCATE model_performance_log").unwrap();
     }
     println!("score buckets: {} rows", rows.len());
-    admin.batch_execute("INSERT INTO model_performance_log (user_id, signal_id, relevance_score) VALUES ('u', 's', 87)").unwrap();
+    admin
+        .batch_execute("INSERT INTO model_performance_log (user_id, signal_id, relevance_score) VALUES ('u', 's', 87)")
+        .unwrap();
     assert_error!(admin, "SELECT * FROM model_metrics()", "22003", "87");
     assert_error!(admin, "SELECT * FROM model_metrics(positive => '{liked}')", "22023", "liked");
     assert_error!(admin, "SELECT * FROM model_metrics('nope')", "42704", "nope");
@@ -198,7 +219,9 @@ fn results_respect_that_events_of_one_user_are_not_independent() {
         }
     }
     let save_rate = &method["save_rate"];
-    let row = admin.query_one("SELECT * FROM experiment_results('e') WHERE metric = 'save_rate' AND target = 'better'", &[]).unwrap();
+    let row = admin
+        .query_one("SELECT * FROM experiment_results('e') WHERE metric = 'save_rate' AND target = 'better'", &[])
+        .unwrap();
     close(row.get("base_estimate"), &save_rate["control"]["ratio"], "base");
     close(row.get("fine_tuned_estimate"), &save_rate["treatment"]["ratio"], "fineTuned");
     close(row.get("difference"), &save_rate["absolute"]["diff"], "difference");
@@ -219,8 +242,13 @@ fn targets_are_proved_refuted_or_open_and_said_in_words() {
     let verdicts: Vec<String> =
         values(&mut admin, "SELECT metric || ' ' || target || ': ' || verdict FROM experiment_results('e')");
     let expected = [
-        "save_rate better: proved", "save_rate +20 %: proved", "false_suggestion_rate better: proved",
-        "false_suggestion_rate -30 %: proved", "precision better: proved", "skip_rate better: proved", "snip_rate better: open",
+        "save_rate better: proved",
+        "save_rate +20 %: proved",
+        "false_suggestion_rate better: proved",
+        "false_suggestion_rate -30 %: proved",
+        "precision better: proved",
+        "skip_rate better: proved",
+        "snip_rate better: open",
     ];
     assert_eq!(verdicts, expected);
     let sentence: String = value(&mut admin, "SELECT sentence FROM experiment_results('e') WHERE target = '+20 %'");
@@ -257,15 +285,23 @@ fn health_sees_lost_users_leaks_and_wrong_labels() {
     log_items(&mut admin, 1000, 4, 4);
     let alarms = "SELECT check_name FROM experiment_health('e') WHERE verdict = 'alarm' ORDER BY 1";
     assert_eq!(values::<String>(&mut admin, alarms), [""; 0]);
-    admin.batch_execute("BEGIN; DELETE FROM model_performance_log WHERE model_variant = 'base' AND user_id::int % 3 = 0").unwrap();
+    admin
+        .batch_execute("BEGIN; DELETE FROM model_performance_log WHERE model_variant = 'base' AND user_id::int % 3 = 0")
+        .unwrap();
     assert_eq!(values::<String>(&mut admin, alarms), ["split"]);
     admin.batch_execute("ROLLBACK; BEGIN; UPDATE model_performance_log SET model_id = 'm1' WHERE user_id = (SELECT min(user_id) FROM model_performance_log WHERE model_variant = 'base')").unwrap();
     assert_eq!(values::<String>(&mut admin, alarms), ["served"]);
     let found: Value = value(&mut admin, "SELECT detail FROM experiment_health('e') WHERE check_name = 'served'");
     assert_eq!((found["served_model"].as_str(), found["assigned_model"].as_str()), (Some("m1"), Some("base")));
-    admin.batch_execute("ROLLBACK; BEGIN; UPDATE model_performance_log SET model_variant = 'other' WHERE user_id = '5'").unwrap();
+    admin
+        .batch_execute("ROLLBACK; BEGIN; UPDATE model_performance_log SET model_variant = 'other' WHERE user_id = '5'")
+        .unwrap();
     assert_eq!(values::<String>(&mut admin, alarms), ["leak", "served"]);
-    admin.batch_execute("ROLLBACK; BEGIN; UPDATE model_performance_log SET user_action = NULL WHERE model_variant = 'base'").unwrap();
+    admin
+        .batch_execute(
+            "ROLLBACK; BEGIN; UPDATE model_performance_log SET user_action = NULL WHERE model_variant = 'base'",
+        )
+        .unwrap();
     assert_eq!(values::<String>(&mut admin, alarms), ["pending"]);
 }
 
@@ -277,7 +313,9 @@ fn analysts_may_ask_and_applications_may_not() {
     log_items(&mut admin, 50, 4, 4);
     admin.batch_execute(&format!("ALTER DATABASE {} SET search_path = pgft, public", quoted(&db.name))).unwrap();
     let questions = [
-        "SELECT * FROM model_metrics('e')", "SELECT * FROM experiment_results('e')", "SELECT * FROM experiment_health('e')",
+        "SELECT * FROM model_metrics('e')",
+        "SELECT * FROM experiment_results('e')",
+        "SELECT * FROM experiment_health('e')",
         "SELECT f1_score(user_action = 'saved', relevance_score > 0.5) FROM model_performance_log",
     ];
     let mut analyst = db.connect_as(&server.create_role("analyst", &["finetune_analyst"]));

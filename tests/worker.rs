@@ -10,7 +10,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOCK: &str = "1885824628, 1";
 
 fn preloaded() -> Server {
-    Server::private(&[("shared_preload_libraries", "pg_finetune")])
+    // What a job's row promises holds from its commit on, so commits must be durable.
+    Server::private(&[("shared_preload_libraries", "pg_finetune"), ("synchronous_commit", "on")])
 }
 
 fn digest(client: &mut Client, job: &str) -> Vec<u8> {

@@ -42,10 +42,7 @@ fn explain(error: &Error) -> UserError {
 }
 
 #[pg_extern(sql = false)]
-fn check_provider(
-    provider: &str,
-    _answer: Option<&str>,
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<String, ErrorReport> {
-    worker::check_provider(fcinfo, provider).map_err(ErrorReport::from)
+fn check_provider(provider: &str, fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    notice!("{}", worker::check_provider(fcinfo, provider)?);
+    Ok(())
 }

@@ -7,6 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::core::trainer::Adapter;
+use crate::pg::adapters;
 use crate::pg::errors::UserError;
 use crate::pg::spi::own_schema;
 use crate::pg::vector::Vector;
@@ -160,26 +161,7 @@ fn adapter(model: &str) -> Result<Option<Rc<Adapter>>, UserError> {
 }
 
 fn read_adapter(model: &str) -> Result<Adapter, UserError> {
-    let schema = schema()?;
-    let query = format!(
-        "SELECT a.dimensions, a.matrix, a.bias, a.gamma, a.score_scale, a.score_offset \
-         FROM {schema}.adapter a WHERE a.model_id OPERATOR(pg_catalog.=) $1"
-    );
-    let found = Spi::connect(|client| {
-        let mut rows = client.select(&query, Some(1), &[model.into()])?;
-        let Some(row) = rows.next() else {
-            return Ok(None);
-        };
-        Ok::<_, pgrx::spi::Error>(Some(Adapter {
-            dim: row.get::<i32>(1)?.unwrap_or_default() as usize,
-            matrix: row.get(2)?.unwrap_or_default(),
-            bias: row.get(3)?.unwrap_or_default(),
-            gamma: row.get(4)?.unwrap_or_default(),
-            score_scale: row.get(5)?.unwrap_or(1.0),
-            score_offset: row.get(6)?.unwrap_or_default(),
-        }))
-    })?;
-    found.ok_or_else(|| {
+    adapters::read(&schema()?, model)?.ok_or_else(|| {
         UserError::unknown(format!("model \"{model}\" does not exist or has no weights here"))
             .detail("Only 'base' and models of the built-in trainer serve inside the database.")
             .hint("SELECT id, provider FROM model; lists the models, model_for(user_id) says which one a user gets.")

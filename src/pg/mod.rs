@@ -1,5 +1,6 @@
 //! Adaptor to Postgres: everything unsafe, and everything that knows a Datum, lives here.
 
+pub mod adapters;
 pub mod catalog;
 pub mod errors;
 pub mod foreign;

@@ -8,10 +8,10 @@ use pgrx::prelude::*;
 use pgrx::JsonB;
 
 use super::{dataset, failpoint};
-use crate::core::trainer::{self, Observer, Params, Progress, Stop};
+use crate::core::trainer::{self, Adapter, Observer, Params, Progress, Stop};
 use crate::pg::session::{Failure, Session};
 use crate::pg::shared::shared;
-use crate::pg::{process, settings, spi};
+use crate::pg::{adapters, process, settings, spi};
 
 /// How often progress is written and the lease renewed.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -124,14 +124,15 @@ impl Run<'_> {
         let params = self.params()?;
         self.check_memory()?;
         let input = self.read()?;
+        let live = self.session.transaction(|| live_adapter(self.schema, input.dim))?;
         failpoint::reached(self.session, "dataset read");
-        let outcome = match trainer::train(input, &params, self) {
+        let outcome = match trainer::train_against(input, live.as_ref().map(|(_, adapter)| adapter), &params, self) {
             Ok(outcome) => outcome,
             Err(trainer::Error::Stopped) => return Err(self.end.take().unwrap_or(End::Cancelled)),
             Err(error) => return Err(refusal(&error)),
         };
         failpoint::reached(self.session, "trained");
-        let saved = self.session.transaction(|| save(self.schema, &self.claim, &outcome))?;
+        let saved = self.session.transaction(|| save(self.schema, &self.claim, &outcome, live.map(|(id, _)| id)))?;
         failpoint::reached(self.session, "saved");
         if saved {
             Ok(())
@@ -320,15 +321,28 @@ fn attempt_failed(schema: &str, claim: &Claim, failure: &Failure) {
         .unwrap_or_report();
 }
 
-fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome) -> bool {
+/// What serves outside experiments, if it is a model of this trainer for vectors of this size.
+fn live_adapter(schema: &str, dimensions: usize) -> Option<(String, Adapter)> {
+    let query = format!("SELECT d.model_id FROM {schema}.deployment d ORDER BY d.id DESC LIMIT 1");
+    let mut rows = Spi::connect(|client| {
+        client.select(&query, None, &[])?.map(|row| row.get::<String>(1)).collect::<Result<Vec<_>, _>>()
+    })
+    .unwrap_or_report();
+    let live = rows.pop().flatten().filter(|id| id != "base")?;
+    let adapter = adapters::read(schema, &live).unwrap_or_report()?;
+    (adapter.dim == dimensions).then_some((live, adapter))
+}
+
+fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome, live: Option<String>) -> bool {
     let adapter = &outcome.adapter;
     let facts = serde_json::json!({
         "dimensions": adapter.dim, "gamma": adapter.gamma, "score_scale": adapter.score_scale,
         "score_offset": adapter.score_offset, "report": outcome.report,
     });
-    let mut evaluation = serde_json::json!(outcome.evaluation);
-    evaluation["verdict"] = serde_json::json!(outcome.verdict.as_str());
-    evaluation["reason"] = serde_json::json!(outcome.reason);
+    let mut evaluations = vec![evaluation("base", &outcome.evaluation, outcome.verdict, &outcome.reason)];
+    if let (Some(live), Some(c)) = (live, &outcome.against_live) {
+        evaluations.push(evaluation(&live, &c.evaluation, c.verdict, &c.reason));
+    }
     let args = [
         claim.job.as_str().into(),
         claim.token.into(),
@@ -337,8 +351,22 @@ fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome) -> bool {
         adapter.matrix.clone().into(),
         adapter.bias.clone().into(),
         adapter.digest().to_vec().into(),
-        JsonB(evaluation).into(),
+        JsonB(evaluations.into()).into(),
     ];
     let query = format!("SELECT {schema}._save_model($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8)");
     Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or(false)
+}
+
+/// A row of model_evaluation.
+fn evaluation(
+    against: &str,
+    measured: &trainer::Evaluation,
+    verdict: trainer::Verdict,
+    reason: &str,
+) -> serde_json::Value {
+    let mut row = serde_json::json!(measured);
+    row["against"] = against.into();
+    row["verdict"] = verdict.as_str().into();
+    row["reason"] = reason.into();
+    row
 }
