@@ -278,7 +278,7 @@ REVOKE ALL ON FUNCTION _remove_vanished(text, text[], captured_signal[]) FROM PU
 GRANT EXECUTE ON FUNCTION _remove_vanished(text, text[], captured_signal[]) TO finetune_admin;
 
 CREATE FUNCTION _capture(origin text, operation text, keys text[], OUT written bigint, OUT faulty text[])
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = auto AS $$
 DECLARE
     src @extschema@.capture_source;
     replay boolean := operation = 'BACKFILL';
@@ -297,6 +297,9 @@ BEGIN
     PERFORM @extschema@._require_trust(src.relation, src.via);
     written := 0;
     faulty := '{}';
+    IF cardinality(keys) > 100 THEN -- a plan made for tables still empty would not do for tables that this call fills
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
+    END IF;
     -- A thousand at a time bounds memory, whatever the size of the statement.
     FOR part IN SELECT array_agg(k.key) FROM unnest(keys) WITH ORDINALITY AS k (key, n) GROUP BY (k.n - 1) / 1000 LOOP
         signals := @extschema@._read_signals(src.via, src.columns, part);

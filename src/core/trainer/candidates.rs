@@ -12,6 +12,9 @@ use super::panel::Panel;
 use super::progress::Watch;
 use super::vectors::Rows;
 
+/// Standard errors by which the base must be beaten to go on to the gate: one-sided 5 %, the gate's own bar.
+const PROVED: f64 = 1.645;
+
 /// Share of the base's coverage that a model must keep: one that shows everybody the same is no personal one.
 pub(super) const MIN_COVERAGE: f64 = 0.8;
 
@@ -116,7 +119,8 @@ pub(super) struct Selection<'a> {
 
 impl Selection<'_> {
     /// The best mean AUC among those that keep the base's coverage; within one standard error of it the closed form,
-    /// then the trained one, of the default shrinkage. The first candidate is the base.
+    /// then the trained one, of the default shrinkage. The first candidate is the base: it stays unless clearly
+    /// beaten, so that chance alone seldom reaches the gate.
     pub fn choose(&self, candidates: &[Candidate], watch: &mut Watch<'_>) -> Result<Choice, Error> {
         let (mut reports, mut aucs) = (Vec::new(), Vec::new());
         let mut base_coverage = [0.0; 2];
@@ -142,9 +146,10 @@ impl Selection<'_> {
             let fits = |c: &Candidate| c.is_plain(self.default_shrinkage, trained);
             candidates.iter().position(fits).filter(|&i| reports[i].refused.is_none())
         };
-        let close = |&simple: &usize| within_one_standard_error(&aucs[best], &aucs[simple]);
+        let close = |&index: &usize| !ahead(&aucs[best], &aucs[index], 1.0);
         let chosen = [simple(false), simple(true)].into_iter().flatten().find(close).unwrap_or(best);
-        Ok(Choice { chosen, reports })
+        let proved = ahead(&aucs[chosen], &aucs[0], PROVED);
+        Ok(Choice { chosen: if proved { chosen } else { 0 }, reports })
     }
 
     fn measure(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Vec<Measures>, Error> {
@@ -168,13 +173,13 @@ fn best_of(reports: &[CandidateReport]) -> usize {
     best
 }
 
-/// Paired over users.
-fn within_one_standard_error(best: &[f64], simple: &[f64]) -> bool {
-    let count = best.len() as f64;
-    let gaps: Vec<f64> = best.iter().zip(simple).map(|(b, s)| b - s).collect();
+/// Whether one is better by more than so many standard errors, paired over users.
+fn ahead(better: &[f64], worse: &[f64], standard_errors: f64) -> bool {
+    let count = better.len() as f64;
+    let gaps: Vec<f64> = better.iter().zip(worse).map(|(b, w)| b - w).collect();
     let mean = gaps.iter().sum::<f64>() / count;
     let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    mean <= (variance / count).sqrt()
+    mean > standard_errors * (variance / count).sqrt()
 }
 
 /// Scale and offset that turn a cosine into the probability of a save: a logistic fit on what the users did.
@@ -264,9 +269,11 @@ mod tests {
 
     #[test]
     fn the_simpler_one_is_kept_unless_clearly_beaten() {
-        assert!(within_one_standard_error(&[0.6, 0.5, 0.7], &[0.5, 0.6, 0.65]));
-        assert!(!within_one_standard_error(&[0.7, 0.71, 0.69], &[0.5, 0.52, 0.51]));
-        assert!(within_one_standard_error(&[0.5, 0.5], &[0.5, 0.5]));
+        assert!(!ahead(&[0.6, 0.5, 0.7], &[0.5, 0.6, 0.65], 1.0));
+        assert!(ahead(&[0.7, 0.71, 0.69], &[0.5, 0.52, 0.51], 1.0));
+        assert!(!ahead(&[0.5, 0.5], &[0.5, 0.5], 1.0));
+        let (better, worse) = ([0.6, 0.5, 0.7, 0.6], [0.5, 0.5, 0.6, 0.62]);
+        assert!(ahead(&better, &worse, 1.0) && !ahead(&better, &worse, PROVED));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
         (adapter.score_scale, adapter.score_offset) =
             candidates::calibrate_scores(&adapter, panel, &self.data.items, watch)?;
         watch.stage("evaluating", 0.93)?;
-        let unchanged = "no candidate ranked better than the base for the selection users";
+        let unchanged = "no candidate ranked clearly better than the base for the selection users";
         let base = Adapter::identity(self.moments.dim());
         let against_base = self.compare(&base, &adapter, chosen.is_base().then_some(unchanged), watch)?;
         let unchanged = |live: &Adapter| (live.digest() == adapter.digest()).then_some("the live model is the same");
