@@ -374,7 +374,16 @@ DECLARE
     written bigint := 0;
     keys text[];
 BEGIN
-    FOR keys IN SELECT f.signal_ids FROM @extschema@.capture_failure f WHERE f.id = ANY (failures) LOOP -- some name rows deleted by now
+    -- Failures name rows that are deleted by now; where one could not even read its keys, any point may be of such a row.
+    FOR keys IN
+        SELECT f.signal_ids FROM @extschema@.capture_failure f WHERE f.id = ANY (failures)
+        UNION ALL
+        SELECT array_agg(p.signal_id)
+        FROM (SELECT t.signal_id, row_number() OVER () / 10000 AS page FROM @extschema@.training_data_point t
+              WHERE t.source = origin AND NOT t.used_for_training
+                AND EXISTS (SELECT FROM @extschema@.capture_failure f WHERE f.id = ANY (failures) AND f.signal_ids = '{}')) p
+        GROUP BY p.page
+    LOOP
         written := written + (SELECT c.written FROM @extschema@._capture(origin, 'BACKFILL', keys) c);
     END LOOP;
     UPDATE @extschema@.capture_failure f

@@ -7,7 +7,7 @@ CREATE FUNCTION _check_dataset_parameters(
 RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     actions CONSTANT text[] := ARRAY['saved', 'skipped', 'snipped'];
-    splits CONSTANT text[] := ARRAY['time', 'strict', 'chunk'];
+    splits CONSTANT text[] := ARRAY['time', 'strict', 'chunk', 'history'];
     problem text;
     hint text;
 BEGIN
@@ -110,7 +110,8 @@ REVOKE ALL ON FUNCTION _collect_points FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _collect_points TO finetune_admin;
 
 -- Texts are split, not rows: that is what keeps a text on one side. split 'time' takes the texts that their readers
--- met last and keeps every row; 'strict' also leaves out the rows on the wrong side of their user's own cut.
+-- met last and keeps every row; 'strict' also leaves out the rows on the wrong side of their user's own cut; 'chunk'
+-- draws texts. Only 'history' cuts every user's own rows and lets a text of several users stand on both sides.
 CREATE FUNCTION _split_texts(test_share double precision, split text, seed bigint)
 RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -137,11 +138,11 @@ BEGIN
     )
     SELECT r.content_hash
     FROM ranked r
-    WHERE CASE WHEN split = 'strict'
-               -- test rows kept, as a share of all rows kept, with half of this text counted
-               THEN r.newest > 0 AND r.newest_so_far - r.newest / 2.0
-                    <= test_share * (r.n_all - r.newest_all - r.n_so_far + 2 * r.newest_so_far)
-               ELSE r.n_so_far - r.n / 2.0 <= test_share * r.n_all END;
+    WHERE split <> 'history' AND CASE WHEN split = 'strict'
+                          -- test rows kept, as a share of all rows kept, with half of this text counted
+                          THEN r.newest > 0 AND r.newest_so_far - r.newest / 2.0
+                               <= test_share * (r.n_all - r.newest_all - r.n_so_far + 2 * r.newest_so_far)
+                          ELSE r.n_so_far - r.n / 2.0 <= test_share * r.n_all END;
     IF split = 'strict' THEN
         UPDATE pg_temp.pg_finetune_point p SET state = 'other side'
         WHERE p.state = 'taken'
@@ -235,7 +236,7 @@ REVOKE ALL ON FUNCTION _compare_surfaces FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _compare_surfaces TO finetune_admin;
 
 -- The wide rows, text and vector, are read once here and go straight into the dataset.
-CREATE FUNCTION _freeze_points(dataset_id uuid, mistake_weight double precision)
+CREATE FUNCTION _freeze_points(dataset_id uuid, mistake_weight double precision, test_after double precision)
 RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO @extschema@.dataset_example
@@ -249,7 +250,7 @@ BEGIN
     FROM (SELECT n.*,
                  CASE WHEN NOT n.label AND n.relevance_score >= 0.6 OR n.label AND n.relevance_score < 0.4 THEN 'mistake'
                       WHEN n.label THEN 'good' ELSE 'bad' END AS evidence,
-                 CASE WHEN t.content_hash IS NULL THEN 'train' ELSE 'test' END AS split
+                 CASE WHEN t.content_hash IS NOT NULL OR n.place > test_after THEN 'test' ELSE 'train' END AS split
           FROM pg_temp.pg_finetune_point n LEFT JOIN pg_temp.pg_finetune_test_text t USING (content_hash)
           WHERE n.state = 'taken') e
     JOIN @extschema@.training_data_point p ON p.user_id = e.user_id AND p.id = e.id;
@@ -352,6 +353,8 @@ BEGIN
              THEN format('%s %% of the examples are positive: little to tell apart', round((100 * balance)::numeric, 1)) END,
         CASE WHEN (report ->> 'examples')::bigint < 1000
              THEN 'fewer than 1000 examples: expect the closed form or no change at all' END,
+        CASE WHEN report #>> '{parameters,split}' = 'history'
+             THEN 'a text that several users met may stand on both sides: the gate judges texts that the model knows' END,
         CASE WHEN judgeable < 134
              -- the gate asks for 20 users and draws 15 % of all
              THEN format('%s users can be judged on the test side: the gate may answer "not enough data"', judgeable) END], NULL);
@@ -383,7 +386,7 @@ BEGIN
     report := to_jsonb(s) FROM @extschema@._compare_surfaces() s;
 
     SELECT coalesce(max(d.version), 0) + 1 INTO new_version FROM @extschema@.dataset d WHERE d.name = create_dataset.name;
-    PERFORM @extschema@._freeze_points(new_id, mistake_weight);
+    PERFORM @extschema@._freeze_points(new_id, mistake_weight, CASE WHEN split = 'history' THEN 10000 * (1 - test_share) END);
 
     report := report || @extschema@._left_out_counts() || @extschema@._dataset_counts(new_id) || jsonb_build_object('parameters', jsonb_build_object(
         'since', since, 'until', until, 'positive', positive, 'min_examples', min_examples, 'min_user_saved', min_user_saved,

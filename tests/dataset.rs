@@ -144,6 +144,19 @@ fn no_text_stands_on_both_sides() {
 }
 
 #[test]
+fn history_cuts_every_user_and_says_what_that_means() {
+    let (_db, mut client) = database("SELECT act_shared(30, 40); SELECT create_dataset('d', split => 'history');");
+    let uneven: i64 = value(
+        &mut client,
+        "SELECT count(*) FROM (SELECT FROM dataset_example GROUP BY user_id
+         HAVING count(*) FILTER (WHERE split = 'test') <> 8
+             OR max(actioned_at) FILTER (WHERE split = 'train') >= min(actioned_at) FILTER (WHERE split = 'test')) u",
+    );
+    assert_eq!(uneven, 0);
+    assert!(value::<bool>(&mut client, "SELECT report ->> 'warnings' ~ 'both sides' FROM dataset"));
+}
+
+#[test]
 fn texts_of_ones_own_are_split_by_time() {
     let (_db, mut client) = database("SELECT act_alone(20, 20);");
     client.execute("SELECT create_dataset('d')", &[]).unwrap();
@@ -233,7 +246,7 @@ fn refuses_what_cannot_make_a_dataset_and_leaves_nothing_behind() {
         ("positive => '{saved,skipped,snipped}'", "the others are negative"),
         ("positive => '{liked}'", "{liked}"),
         ("test_share => 1", "0.9"),
-        ("split => 'users'", "time, strict, chunk"),
+        ("split => 'users'", "time, strict, chunk, history"),
         ("since => '2026-01-02', until => '2026-01-02'", "empty"),
         ("mistake_weight => 0", "mistake_weight"),
         ("min_examples => NULL", "min_examples"),

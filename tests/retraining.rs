@@ -57,6 +57,29 @@ fn from_tick_to_experiment() {
 }
 
 #[test]
+fn the_next_model_has_to_beat_the_live_one() {
+    let db = Server::shared().create_database("live");
+    let mut client = db.install("pgft");
+    application(&mut client, 200);
+    client.batch_execute("SELECT schedule_retraining('yearly', '0 0 1 1 *')").unwrap();
+    tick(&mut client, "yearly");
+    let first: String = value(&mut client, "SELECT model_id FROM retraining_run");
+    client.batch_execute("SELECT stop_experiment(experiment, ship => 'fineTuned') FROM retraining_run").unwrap();
+    let shown = "INSERT INTO signal (user_id, chunk_id) SELECT 'user-' || u, u FROM generate_series(1, 200) u";
+    client.batch_execute(shown).unwrap();
+    act(&mut client);
+    tick(&mut client, "yearly");
+    let second: String = value(&mut client, "SELECT model_id FROM retraining_run ORDER BY due_at DESC LIMIT 1");
+    let against: Vec<String> = values(
+        &mut client,
+        &format!("SELECT against FROM model_evaluation WHERE model_id = '{second}' ORDER BY against = 'base'"),
+    );
+    assert_eq!(against, [first, "base".to_string()]);
+    let (state, _, reason) = last_run(&mut client);
+    assert_eq!(state, "ran", "{reason}");
+}
+
+#[test]
 fn reasons_for_not_running() {
     let db = Server::shared().create_database("reasons");
     let mut client = db.install("pgft");

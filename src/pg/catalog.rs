@@ -20,7 +20,9 @@ pub fn connectable_databases() -> Vec<u32> {
                 found.push((*row).oid.to_u32());
             }
         }
-        (*(*relation).rd_tableam).scan_end.map(|end| end(scan));
+        if let Some(end) = (*(*relation).rd_tableam).scan_end {
+            end(scan);
+        }
         pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
     }
     found

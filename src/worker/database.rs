@@ -141,7 +141,7 @@ fn postpone(schema: &str, job: &str, stage: &str, delay: &str) {
 
 fn next_due(schema: &str) -> i64 {
     let due = Spi::get_one::<TimestampWithTimeZone>(&format!("SELECT {schema}._next_due_at()")).unwrap_or_report();
-    due.map_or(NEVER, |at| pg_sys::TimestampTz::from(at))
+    due.map_or(NEVER, pg_sys::TimestampTz::from)
 }
 
 fn call(query: &str) {

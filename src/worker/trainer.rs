@@ -126,7 +126,7 @@ impl Run<'_> {
         let input = self.read()?;
         let live = self.session.transaction(|| live_adapter(self.schema, input.dim))?;
         failpoint::reached(self.session, "dataset read");
-        let outcome = match trainer::train_against(input, live.as_ref().map(|(_, adapter)| adapter), &params, self) {
+        let outcome = match trainer::train(input, live.as_ref().map(|(_, adapter)| adapter), &params, self) {
             Ok(outcome) => outcome,
             Err(trainer::Error::Stopped) => return Err(self.end.take().unwrap_or(End::Cancelled)),
             Err(error) => return Err(refusal(&error)),
@@ -278,18 +278,26 @@ fn refusal(error: &trainer::Error) -> End {
     End::Refused { code, message: error.to_string(), hint }
 }
 
+/// The vectors and their image in one calibrated space, four bytes a number.
 fn vector_bytes(schema: &str, dataset: &str) -> i64 {
     let query = format!(
         "SELECT (pg_catalog.count(*) OPERATOR(pg_catalog.*) (SELECT d.dimensions FROM {schema}.dataset d WHERE d.id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) \
-         OPERATOR(pg_catalog.*) 4)::pg_catalog.int8 \
+         OPERATOR(pg_catalog.*) 8)::pg_catalog.int8 \
          FROM (SELECT DISTINCT e.content_hash FROM {schema}.dataset_example e WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) t"
     );
     Spi::get_one_with_args::<i64>(&query, &[dataset.into()]).unwrap_or_report().unwrap_or(0)
 }
 
 fn log_epoch(schema: &str, claim: &Claim, progress: &Progress) {
-    let data = serde_json::json!({"epoch": progress.epoch, "step": progress.step, "loss": progress.loss, "validation_auc": progress.validation_auc});
-    let args = [claim.job.as_str().into(), progress.stage.into(), JsonB(data).into()];
+    let data = serde_json::json!({
+        "epoch": progress.epoch, "step": progress.step, "loss": progress.loss, "validation_auc": progress.validation_auc
+    });
+    log_event(schema, claim, progress.stage, data);
+}
+
+/// A line in the job's history.
+fn log_event(schema: &str, claim: &Claim, message: &str, data: serde_json::Value) {
+    let args = [claim.job.as_str().into(), message.into(), JsonB(data).into()];
     Spi::run_with_args(&format!("SELECT {schema}._event($1::pg_catalog.uuid, 'info', $2, $3)"), &args)
         .unwrap_or_report();
 }
@@ -354,7 +362,12 @@ fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome, live: Option<St
         JsonB(evaluations.into()).into(),
     ];
     let query = format!("SELECT {schema}._save_model($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8)");
-    Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or(false)
+    let saved = Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or(false);
+    if saved {
+        let chosen = format!("chose {} among {} candidates", outcome.chosen, outcome.candidates.len());
+        log_event(schema, claim, &chosen, serde_json::json!(outcome.candidates));
+    }
+    saved
 }
 
 /// A row of model_evaluation.

@@ -29,30 +29,42 @@ const APPLICATION: &str = "
 fn application() -> (Database<'static>, Client) {
     let db = Server::shared().create_database("capture");
     let mut sql = db.install("pgft");
-    sql.batch_execute(APPLICATION).unwrap();
+    execute(&mut sql, APPLICATION);
     (db, sql)
 }
 
 /// The same, captured.
 fn captured() -> (Database<'static>, Client) {
     let (db, mut sql) = application();
-    sql.batch_execute("SELECT capture_signals('signal', via => 'signal_for_training')").unwrap();
+    execute(&mut sql, "SELECT capture_signals('signal', via => 'signal_for_training')");
     (db, sql)
 }
 
 /// "signal_id user_action changes" of every data point.
 fn points(sql: &mut impl GenericClient) -> Vec<String> {
-    values(sql, "SELECT concat_ws(' ', signal_id, coalesce(user_action, '-'), changes) FROM pgft.training_data_point ORDER BY length(signal_id), signal_id")
+    values(
+        sql,
+        "SELECT concat_ws(' ', signal_id, coalesce(user_action, '-'), \
+        changes) FROM pgft.training_data_point ORDER BY length(signal_id), signal_id",
+    )
 }
 
 /// "signal_id user_action" of every row of the log.
 fn log(sql: &mut impl GenericClient) -> Vec<String> {
-    values(sql, "SELECT concat_ws(' ', signal_id, coalesce(user_action, '-')) FROM pgft.model_performance_log ORDER BY length(signal_id), signal_id")
+    values(
+        sql,
+        "SELECT concat_ws(' ', signal_id, coalesce(user_action, \
+        '-')) FROM pgft.model_performance_log ORDER BY length(signal_id), signal_id",
+    )
 }
 
 /// "operation code signal ids" of every failure that is not healed.
 fn failures(sql: &mut impl GenericClient) -> Vec<String> {
-    values(sql, "SELECT concat_ws(' ', operation, error_code, signal_ids::text) FROM pgft.capture_failure WHERE healed_at IS NULL ORDER BY id")
+    values(
+        sql,
+        "SELECT concat_ws(' ', operation, error_code, \
+        signal_ids::text) FROM pgft.capture_failure WHERE healed_at IS NULL ORDER BY id",
+    )
 }
 
 fn none() -> Vec<String> {

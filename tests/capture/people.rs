@@ -5,15 +5,23 @@ use super::*;
 #[test]
 fn record_signal_works_like_a_captured_table() {
     let (_db, mut sql) = application();
-    sql.batch_execute("SELECT record_signal('u', 's', 'text', embedding => '[1,2,3]', relevance_score => 0.5, surface => 'home', \"position\" => 2, session_id => 'x', chunk_id => 'c')").unwrap();
+    execute(
+        &mut sql,
+        "SELECT record_signal('u', 's', 'text', embedding => '[1,2,3]', relevance_score => 0.5, \
+        surface => 'home', \"position\" => 2, session_id => 'x', chunk_id => 'c')",
+    );
     assert_eq!(points(&mut sql), ["s - 0"]);
-    sql.batch_execute("SELECT record_signal('u', 's', 'text', 'saved')").unwrap();
-    sql.batch_execute("SELECT record_signal('u', 's', 'text', 'saved')").unwrap();
-    sql.batch_execute("SELECT record_signal('u', 's', 'text')").unwrap();
+    execute(&mut sql, "SELECT record_signal('u', 's', 'text', 'saved')");
+    execute(&mut sql, "SELECT record_signal('u', 's', 'text', 'saved')");
+    execute(&mut sql, "SELECT record_signal('u', 's', 'text')");
     assert_eq!(points(&mut sql), ["s saved 0"], "showing it again does not undo the action");
-    sql.batch_execute("SELECT record_signal('u', 's', 'text', 'skipped')").unwrap();
+    execute(&mut sql, "SELECT record_signal('u', 's', 'text', 'skipped')");
     assert_eq!(points(&mut sql), ["s skipped 1"]);
-    let point: String = value(&mut sql, "SELECT concat_ws('|', id, source, embedding, relevance_score, surface, position, session_id, chunk_id, model_variant) FROM training_data_point");
+    let point: String = value(
+        &mut sql,
+        "SELECT concat_ws('|', id, source, embedding, relevance_score, surface, \
+        position, session_id, chunk_id, model_variant) FROM training_data_point",
+    );
     assert_eq!(point, "api:s|api|[1,2,3]|0.5|home|2|x|c|base");
     assert_eq!(log(&mut sql), ["s skipped"]);
 }
@@ -44,8 +52,8 @@ fn applications_record_without_reading() {
     let (db, mut sql) = application();
     let app = Server::shared().create_role("app", &["finetune_app"]);
     let mut client = db.connect_as(&app);
-    client.batch_execute("SELECT pgft.record_signal('u', 's', 'text', 'saved')").unwrap();
-    client.batch_execute("SELECT pgft.record_satisfaction('u', 5)").unwrap();
+    execute(&mut client, "SELECT pgft.record_signal('u', 's', 'text', 'saved')");
+    execute(&mut client, "SELECT pgft.record_satisfaction('u', 5)");
     for forbidden in [
         "SELECT * FROM pgft.training_data_point",
         "INSERT INTO pgft.model_performance_log (user_id, signal_id) VALUES ('a', 'b')",
@@ -77,17 +85,25 @@ fn satisfaction_is_a_number_from_one_to_five() {
 #[test]
 fn a_forgotten_user_is_nowhere_and_the_receipt_says_where_they_were() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("
-        INSERT INTO signal (id, user_id, user_action) VALUES (1, 7, 'saved'), (2, 7, NULL), (3, 8, 'saved'), (4, 8, NULL);
+    execute(
+        &mut sql,
+        "
+        INSERT INTO signal (id, user_id, user_action) VALUES (1, 7, 'saved'), (2, 7, NULL), (3, 8, 'saved'), (4, 8, \
+        NULL);
         UPDATE signal SET user_action = 'liked' WHERE id IN (2, 4);
         SELECT record_signal('7', 's', 'text', 'saved'); SELECT record_satisfaction('7', 5);
         INSERT INTO dataset (id, name, version, positive, seed, examples, users, report, digest)
             VALUES ('00000000-0000-0000-0000-000000000001', 'weekly', 3, '{saved}', 1, 2, 2, '{}', '');
-        INSERT INTO dataset_example (user_id, dataset_id, id, chunk_content, content_hash, user_action, label, evidence, split, shown_at, actioned_at)
-            SELECT u, '00000000-0000-0000-0000-000000000001', 'x', 'text', '', 'saved', true, 'good', 'train', now(), now() FROM unnest('{7,8}'::text[]) u;
-        INSERT INTO model (id, base_model, provider, method, dataset_id) VALUES ('m-1', 'base', 'far', 'contrastive', '00000000-0000-0000-0000-000000000001'), ('m-2', 'base', 'builtin', 'contrastive', NULL);
+        INSERT INTO dataset_example (user_id, dataset_id, id, chunk_content, content_hash, user_action, label, \
+        evidence, split, shown_at, actioned_at)
+            SELECT u, '00000000-0000-0000-0000-000000000001', 'x', 'text', '', 'saved', true, 'good', 'train', \
+            now(), now() FROM unnest('{7,8}'::text[]) u;
+        INSERT INTO model (id, base_model, provider, method, dataset_id) VALUES ('m-1', 'base', 'far', \
+        'contrastive', '00000000-0000-0000-0000-000000000001'), ('m-2', 'base', 'builtin', 'contrastive', NULL);
         INSERT INTO fine_tuning_job (id, dataset_id, provider, base_model, method, seed, started_at, deadline_at)
-            VALUES ('00000000-0000-0000-0000-00000000000a', '00000000-0000-0000-0000-000000000001', 'far', 'base', 'contrastive', 1, now(), now())").unwrap();
+            VALUES ('00000000-0000-0000-0000-00000000000a', '00000000-0000-0000-0000-000000000001', 'far', 'base', \
+            'contrastive', 1, now(), now())",
+    );
     let receipt: serde_json::Value = value(&mut sql, "SELECT forget_user('7')");
     assert_eq!(receipt["captured_from"], serde_json::json!(["api", "public.signal"]));
     assert_eq!(receipt["datasets"], serde_json::json!(["weekly:3"]));

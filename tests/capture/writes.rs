@@ -6,14 +6,15 @@ use std::io::Write;
 #[test]
 fn an_impression_becomes_a_point_and_a_log_row() {
     let (_db, mut sql) = captured();
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "INSERT INTO signal (id, user_id, chunk_id, score, shown_at) VALUES (1, 7, 3, 0.5, '2026-01-02 03:04:05Z')",
-    )
-    .unwrap();
+    );
     let point: String = value(
         &mut sql,
         "SELECT concat_ws('|', user_id, id, source, signal_id, chunk_id, chunk_content, embedding,
-        coalesce(user_action, '-'), coalesce(actioned_at::text, '-'), relevance_score, surface, model_variant, model_id,
+        coalesce(user_action, '-'), coalesce(actioned_at::text, '-'), relevance_score, surface, model_variant, \
+        model_id,
         shown_at AT TIME ZONE 'UTC', changes, used_for_training) FROM training_data_point",
     );
     assert_eq!(
@@ -31,15 +32,15 @@ fn an_impression_becomes_a_point_and_a_log_row() {
 #[test]
 fn the_last_action_wins_and_a_changed_mind_is_counted() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id) VALUES (1); UPDATE signal SET user_action = 'saved'").unwrap();
+    execute(&mut sql, "INSERT INTO signal (id) VALUES (1); UPDATE signal SET user_action = 'saved'");
     assert_eq!(points(&mut sql), ["1 saved 0"]);
-    sql.batch_execute("UPDATE signal SET user_action = 'skipped'").unwrap();
+    execute(&mut sql, "UPDATE signal SET user_action = 'skipped'");
     assert_eq!(points(&mut sql), ["1 skipped 1"]);
-    sql.batch_execute("UPDATE signal SET user_action = NULL").unwrap();
+    execute(&mut sql, "UPDATE signal SET user_action = NULL");
     assert_eq!(points(&mut sql), ["1 - 2"]);
     assert_eq!(log(&mut sql), ["1 -"]);
     assert!(value::<bool>(&mut sql, "SELECT actioned_at IS NULL FROM training_data_point"));
-    sql.batch_execute("UPDATE signal SET user_action = 'snipped'").unwrap();
+    execute(&mut sql, "UPDATE signal SET user_action = 'snipped'");
     assert_eq!(points(&mut sql), ["1 snipped 2"]);
     assert_eq!(log(&mut sql), ["1 snipped"]);
 }
@@ -47,10 +48,10 @@ fn the_last_action_wins_and_a_changed_mind_is_counted() {
 #[test]
 fn the_same_write_again_changes_nothing() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id, user_action) SELECT i, 'saved' FROM generate_series(1, 3) i").unwrap();
+    execute(&mut sql, "INSERT INTO signal (id, user_action) SELECT i, 'saved' FROM generate_series(1, 3) i");
     let before: Vec<String> = values(&mut sql, "SELECT t::text FROM training_data_point t ORDER BY id");
     let versions: Vec<String> = values(&mut sql, "SELECT xmin::text || ctid FROM training_data_point ORDER BY id");
-    sql.batch_execute("UPDATE signal SET user_action = 'saved'; UPDATE signal SET id = id").unwrap();
+    execute(&mut sql, "UPDATE signal SET user_action = 'saved'; UPDATE signal SET id = id");
     assert_eq!(values::<String>(&mut sql, "SELECT t::text FROM training_data_point t ORDER BY id"), before);
     let again: Vec<String> = values(&mut sql, "SELECT xmin::text || ctid FROM training_data_point ORDER BY id");
     assert_eq!(again, versions, "the rows were written although nothing changed");
@@ -59,43 +60,48 @@ fn the_same_write_again_changes_nothing() {
 #[test]
 fn an_older_action_does_not_replace_a_newer_one() {
     let (_db, mut sql) = captured();
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "INSERT INTO signal (id, user_action, actioned_at) VALUES (1, 'saved', '2026-05-02Z');
                        UPDATE signal SET user_action = 'skipped', actioned_at = '2026-05-01Z'",
-    )
-    .unwrap();
+    );
     assert_eq!(points(&mut sql), ["1 saved 0"]);
-    sql.batch_execute("UPDATE signal SET user_action = 'snipped', actioned_at = '2026-05-03Z'").unwrap();
+    execute(&mut sql, "UPDATE signal SET user_action = 'snipped', actioned_at = '2026-05-03Z'");
     assert_eq!(points(&mut sql), ["1 snipped 1"]);
 }
 
 #[test]
 fn a_view_with_several_actions_per_signal_gives_the_newest() {
     let (_db, mut sql) = application();
-    sql.batch_execute("
+    execute(
+        &mut sql,
+        "
         CREATE TABLE action (signal_id bigint REFERENCES signal, what text, at timestamptz);
-        CREATE VIEW acted AS SELECT s.id AS signal_id, s.user_id, 'text'::text AS chunk_content, a.what AS user_action, a.at AS actioned_at
+        CREATE VIEW acted AS SELECT s.id AS signal_id, s.user_id, 'text'::text AS chunk_content, \
+        a.what AS user_action, a.at AS actioned_at
             FROM signal s LEFT JOIN action a ON a.signal_id = s.id;
         SELECT capture_signals('signal', via => 'acted');
         INSERT INTO signal (id) VALUES (1);
-        INSERT INTO action VALUES (1, 'saved', '2026-05-01Z'), (1, 'skipped', '2026-05-03Z'), (1, 'snipped', '2026-05-02Z');
-        UPDATE signal SET score = 1").unwrap();
+        INSERT INTO action VALUES (1, 'saved', '2026-05-01Z'), (1, 'skipped', '2026-05-03Z'), (1, 'snipped', \
+        '2026-05-02Z');
+        UPDATE signal SET score = 1",
+    );
     assert_eq!(points(&mut sql), ["1 skipped 0"]);
 }
 
 #[test]
 fn what_arrives_later_is_added_and_what_served_stays() {
     let (_db, mut sql) = captured();
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "INSERT INTO chunk VALUES (10, 'not embedded yet', NULL); INSERT INTO signal (id, chunk_id) VALUES (1, 10)",
-    )
-    .unwrap();
+    );
     assert!(value::<bool>(&mut sql, "SELECT embedding IS NULL AND relevance_score IS NULL FROM training_data_point"));
     let shown: String = value(&mut sql, "SELECT shown_at::text FROM training_data_point");
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "UPDATE chunk SET embedding = '[1,2,3]' WHERE id = 10; UPDATE signal SET score = 0.25, shown_at = now()",
-    )
-    .unwrap();
+    );
     assert!(value::<bool>(
         &mut sql,
         "SELECT embedding = '[1,2,3]' AND relevance_score = 0.25 FROM training_data_point"
@@ -107,16 +113,66 @@ fn what_arrives_later_is_added_and_what_served_stays() {
 #[test]
 fn a_model_named_by_the_view_is_taken_as_it_is() {
     let (_db, mut sql) = application();
-    sql.batch_execute("
+    execute(
+        &mut sql,
+        "
         ALTER TABLE signal ADD model_variant text, ADD model_id text;
-        CREATE VIEW served AS SELECT id AS signal_id, user_id, 'text'::text AS chunk_content, user_action, model_variant, model_id FROM signal;
+        CREATE VIEW served AS SELECT id AS signal_id, user_id, 'text'::text AS chunk_content, user_action, \
+        model_variant, model_id FROM signal;
         SELECT capture_signals('signal', via => 'served');
-        INSERT INTO signal (id, model_variant, model_id) VALUES (1, 'fineTuned', 'm-7'), (2, 'fineTuned', NULL), (3, NULL, NULL)").unwrap();
+        INSERT INTO signal (id, model_variant, model_id) VALUES (1, 'fineTuned', 'm-7'), (2, 'fineTuned', NULL), \
+        (3, NULL, NULL)",
+    );
     let served: Vec<String> = values(
         &mut sql,
         "SELECT concat_ws(' ', model_variant, coalesce(model_id, '-')) FROM model_performance_log ORDER BY signal_id",
     );
     assert_eq!(served, ["fineTuned m-7", "fineTuned -", "base base"]);
+}
+
+#[test]
+fn an_impression_belongs_to_what_served_it_then() {
+    let (_db, mut sql) = captured();
+    execute(
+        &mut sql,
+        "INSERT INTO model (id, base_model, provider, method) VALUES ('m-1', 'base', 'builtin', 'contrastive');
+         INSERT INTO model_evaluation (model_id, against, users, examples, seed, verdict, reason) VALUES ('m-1', \
+         'base', 9, 9, 1, 'passed', 'better');
+         SELECT start_experiment('trial', 'm-1', seed => 'seed');
+         INSERT INTO signal (id, user_id, shown_at) SELECT i, i, now() FROM generate_series(1, 40) i;
+         INSERT INTO signal (id, user_id, shown_at) VALUES (99, 1, '2020-01-01Z');
+         SELECT record_signal('1', 's', 'text'); SELECT record_satisfaction('1', 4)",
+    );
+    let served: String = value(
+        &mut sql,
+        "SELECT concat_ws(' ', count(*), count(DISTINCT model_variant), \
+        bool_and(model_variant = assign_variant(user_id)),
+        bool_and(model_id = CASE model_variant WHEN 'base' THEN 'base' ELSE 'm-1' END), \
+        bool_and(experiment = 'trial' AND phase = 1))
+        FROM model_performance_log WHERE signal_id <> '99'",
+    );
+    assert_eq!(served, "41 2 t t t");
+    let before: String = value(
+        &mut sql,
+        "SELECT concat_ws(' ', model_variant, model_id, coalesce(experiment, \
+        '-')) FROM model_performance_log WHERE signal_id = '99'",
+    );
+    assert_eq!(before, "base base -", "shown before the experiment began");
+    let survey: String =
+        value(&mut sql, "SELECT concat_ws(' ', experiment, variant = assign_variant('1')) FROM satisfaction_survey");
+    assert_eq!(survey, "trial t");
+    let variants: Vec<String> =
+        values(&mut sql, "SELECT model_variant FROM model_performance_log ORDER BY user_id, signal_id");
+    execute(
+        &mut sql,
+        "SELECT stop_experiment('trial', 'base'); UPDATE signal SET user_action = 'saved'; \
+        SELECT backfill_signals('signal')",
+    );
+    assert_eq!(
+        values::<String>(&mut sql, "SELECT model_variant FROM model_performance_log ORDER BY user_id, signal_id"),
+        variants
+    );
+    assert_eq!(value::<i64>(&mut sql, "SELECT count(*) FROM training_data_point WHERE user_action = 'saved'"), 41);
 }
 
 #[test]
@@ -131,21 +187,30 @@ fn copy_counts() {
 #[test]
 fn upserts_and_merges_count() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id) VALUES (1), (2), (3);
-        INSERT INTO signal (id, user_action) VALUES (1, 'saved'), (4, 'saved') ON CONFLICT (id) DO UPDATE SET user_action = 'skipped';
+    execute(
+        &mut sql,
+        "INSERT INTO signal (id) VALUES (1), (2), (3);
+        INSERT INTO signal (id, user_action) VALUES (1, 'saved'), (4, \
+        'saved') ON CONFLICT (id) DO UPDATE SET user_action = 'skipped';
         MERGE INTO signal s USING (VALUES (2), (3), (5)) v (id) ON s.id = v.id
             WHEN MATCHED AND s.id = 3 THEN DELETE
             WHEN MATCHED THEN UPDATE SET user_action = 'snipped'
-            WHEN NOT MATCHED THEN INSERT (id, user_action) VALUES (v.id, 'saved')").unwrap();
+            WHEN NOT MATCHED THEN INSERT (id, user_action) VALUES (v.id, 'saved')",
+    );
     assert_eq!(points(&mut sql), ["1 skipped 0", "2 snipped 0", "4 saved 0", "5 saved 0"]);
 }
 
 #[test]
 fn statements_without_rows_and_rolled_back_ones_leave_nothing() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("UPDATE signal SET user_action = 'saved'; DELETE FROM signal; INSERT INTO signal (id) SELECT 1 WHERE false;
-        BEGIN; INSERT INTO signal (id) VALUES (1); SAVEPOINT s; INSERT INTO signal (id) VALUES (2); ROLLBACK TO s; COMMIT;
-        BEGIN; INSERT INTO signal (id) VALUES (3); ROLLBACK").unwrap();
+    execute(
+        &mut sql,
+        "UPDATE signal SET user_action = 'saved'; DELETE FROM signal; \
+        INSERT INTO signal (id) SELECT 1 WHERE false;
+        BEGIN; INSERT INTO signal (id) VALUES (1); SAVEPOINT s; INSERT INTO signal (id) VALUES (2); ROLLBACK TO s; \
+        COMMIT;
+        BEGIN; INSERT INTO signal (id) VALUES (3); ROLLBACK",
+    );
     assert_eq!(points(&mut sql), ["1 - 0"]);
     assert_eq!(failures(&mut sql), none());
 }
@@ -153,20 +218,31 @@ fn statements_without_rows_and_rolled_back_ones_leave_nothing() {
 #[test]
 fn one_statement_of_many_rows_is_captured_whole() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id, user_id) SELECT i, i % 50 FROM generate_series(1, 12345) i; UPDATE signal SET user_action = 'saved'").unwrap();
+    execute(
+        &mut sql,
+        "INSERT INTO signal (id, user_id) SELECT i, i % 50 FROM generate_series(1, 12345) i; \
+        UPDATE signal SET user_action = 'saved'",
+    );
     assert_eq!(value::<i64>(&mut sql, "SELECT count(*) FROM training_data_point WHERE user_action = 'saved'"), 12345);
-    assert_eq!(value::<i64>(&mut sql, "SELECT count(*) FROM model_performance_log WHERE user_action = 'saved'"), 12345);
+    assert_eq!(
+        value::<i64>(
+            &mut sql,
+            "SELECT count(*) FROM model_performance_log WHERE user_action = \
+        'saved'"
+        ),
+        12345
+    );
 }
 
 #[test]
 fn a_deleted_row_takes_its_point_unless_a_dataset_learned_from_it() {
     let (_db, mut sql) = captured();
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "INSERT INTO signal (id, user_action) VALUES (1, NULL), (2, 'saved'), (3, 'saved');
         UPDATE training_data_point SET used_for_training = true, training_set_version = 1 WHERE signal_id = '3';
         DELETE FROM signal",
-    )
-    .unwrap();
+    );
     assert_eq!(points(&mut sql), ["3 saved 0"]);
     assert_eq!(log(&mut sql), ["1 -", "2 saved", "3 saved"], "what was shown was shown");
 }
@@ -174,14 +250,18 @@ fn a_deleted_row_takes_its_point_unless_a_dataset_learned_from_it() {
 #[test]
 fn rows_that_the_view_no_longer_shows_go_like_deleted_ones() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id) VALUES (1), (2); UPDATE signal SET hidden = true WHERE id = 1").unwrap();
+    execute(&mut sql, "INSERT INTO signal (id) VALUES (1), (2); UPDATE signal SET hidden = true WHERE id = 1");
     assert_eq!(points(&mut sql), ["2 - 0"]);
 }
 
 #[test]
 fn changed_keys_and_users_are_followed() {
     let (_db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id, user_id) VALUES (1, 7), (2, 7); UPDATE signal SET id = id + 10 WHERE id = 1; UPDATE signal SET user_id = 8 WHERE id = 2").unwrap();
+    execute(
+        &mut sql,
+        "INSERT INTO signal (id, user_id) VALUES (1, 7), (2, 7); \
+        UPDATE signal SET id = id + 10 WHERE id = 1; UPDATE signal SET user_id = 8 WHERE id = 2",
+    );
     assert_eq!(
         values::<String>(&mut sql, "SELECT user_id || ' ' || signal_id FROM training_data_point ORDER BY 1"),
         ["7 11", "8 2"]
@@ -191,15 +271,16 @@ fn changed_keys_and_users_are_followed() {
 #[test]
 fn a_changed_mind_after_training_is_new_evidence() {
     let (_db, mut sql) = captured();
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "INSERT INTO signal (id, user_action) VALUES (1, 'saved'), (2, 'saved');
         UPDATE training_data_point SET used_for_training = true, training_set_version = 4;
         UPDATE signal SET score = 1; UPDATE signal SET user_action = 'skipped' WHERE id = 1",
-    )
-    .unwrap();
+    );
     let used: Vec<String> = values(
         &mut sql,
-        "SELECT concat_ws(' ', signal_id, used_for_training, training_set_version) FROM training_data_point ORDER BY 1",
+        "SELECT concat_ws(' ', signal_id, used_for_training, training_set_version) FROM training_data_point ORDER \
+            BY 1",
     );
     assert_eq!(used, ["1 f 4", "2 t 4"]);
 }
@@ -207,23 +288,29 @@ fn a_changed_mind_after_training_is_new_evidence() {
 #[test]
 fn partitions_count_once_however_they_are_written() {
     let (_db, mut sql) = application();
-    sql.batch_execute("
+    execute(
+        &mut sql,
+        "
         CREATE TABLE part (id bigint, day int, user_action text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
         CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
         CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (day);
         CREATE TABLE part_2a PARTITION OF part_2 FOR VALUES FROM (10) TO (20);
-        CREATE VIEW part_v AS SELECT id AS signal_id, day AS user_id, 'text'::text AS chunk_content, user_action FROM part;
+        CREATE VIEW part_v AS SELECT id AS signal_id, day AS user_id, 'text'::text AS chunk_content, \
+        user_action FROM part;
         SELECT capture_signals('part', via => 'part_v', key => 'id');
-        INSERT INTO part VALUES (1, 1), (2, 11); INSERT INTO part_1 VALUES (3, 2); INSERT INTO part_2 VALUES (4, 12); INSERT INTO part_2a VALUES (5, 13);
-        UPDATE part SET user_action = 'saved'; UPDATE part_2a SET user_action = 'skipped' WHERE id = 5; UPDATE part SET day = 14 WHERE id = 1;
-        DELETE FROM part_1 WHERE id = 3").unwrap();
+        INSERT INTO part VALUES (1, 1), (2, 11); INSERT INTO part_1 VALUES (3, 2); \
+        INSERT INTO part_2 VALUES (4, 12); INSERT INTO part_2a VALUES (5, 13);
+        UPDATE part SET user_action = 'saved'; UPDATE part_2a SET user_action = 'skipped' WHERE id = 5; \
+        UPDATE part SET day = 14 WHERE id = 1;
+        DELETE FROM part_1 WHERE id = 3",
+    );
     assert_eq!(points(&mut sql), ["1 saved 0", "2 saved 0", "4 saved 0", "5 skipped 1"]);
     assert_eq!(value::<String>(&mut sql, "SELECT state FROM capture_status"), "capturing");
 
-    sql.batch_execute(
+    execute(
+        &mut sql,
         "CREATE TABLE part_3 PARTITION OF part FOR VALUES FROM (20) TO (30); INSERT INTO part VALUES (6, 21)",
-    )
-    .unwrap();
+    );
     assert!(points(&mut sql).contains(&"6 - 0".to_string()), "through the parent a new partition counts");
     assert_eq!(
         value::<String>(&mut sql, "SELECT state FROM capture_status"),
@@ -234,12 +321,17 @@ fn partitions_count_once_however_they_are_written() {
 #[test]
 fn a_table_may_be_its_own_mapping() {
     let (_db, mut sql) = application();
-    sql.batch_execute("
+    execute(
+        &mut sql,
+        "
         CREATE TYPE action AS ENUM ('saved', 'skipped', 'snipped'); CREATE DOMAIN person AS uuid;
-        CREATE TABLE own (signal_id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id person DEFAULT gen_random_uuid(), chunk_content varchar(200),
+        CREATE TABLE own (signal_id uuid PRIMARY KEY DEFAULT gen_random_uuid(), \
+        user_id person DEFAULT gen_random_uuid(), chunk_content varchar(200),
             user_action action, embedding halfvec(3), relevance_score numeric, position smallint);
         SELECT capture_signals('own', via => 'own');
-        INSERT INTO own (chunk_content, user_action, embedding, relevance_score, position) VALUES ('text', 'snipped', '[1,2,3]', 0.75, 3)").unwrap();
+        INSERT INTO own (chunk_content, user_action, embedding, relevance_score, position) VALUES ('text', \
+        'snipped', '[1,2,3]', 0.75, 3)",
+    );
     let point: String = value(
         &mut sql,
         "SELECT concat_ws(' ', t.user_id = o.user_id::text AND t.signal_id = o.signal_id::text, t.chunk_content,
@@ -249,9 +341,32 @@ fn a_table_may_be_its_own_mapping() {
 }
 
 #[test]
+fn keys_may_be_padded_or_of_a_domain() {
+    let (_db, mut sql) = application();
+    execute(&mut sql, "CREATE DOMAIN code AS text CHECK (value <> '')");
+    for (table, key) in
+        [("padded", "char(8)"), ("constrained", "code"), ("small", "smallint"), ("varied", "varchar(8)")]
+    {
+        execute(
+            &mut sql,
+            &format!(
+                "CREATE TABLE {table} (signal_id {key} PRIMARY KEY, user_id text, chunk_content text, \
+                    user_action text);
+                 SELECT capture_signals('{table}', via => '{table}');
+                 INSERT INTO {table} VALUES ('12', 'u', 'text', NULL), ('123', 'u', 'text', NULL);
+                 UPDATE {table} SET user_action = 'saved'; DELETE FROM {table} WHERE signal_id = '12';
+                 SELECT backfill_signals('{table}', 1)"
+            ),
+        );
+        assert_eq!(points(&mut sql), ["123 saved 0"], "{key}");
+        execute(&mut sql, "DELETE FROM training_data_point");
+    }
+}
+
+#[test]
 fn the_same_signal_from_many_sessions_is_one_row() {
     let (db, mut sql) = captured();
-    sql.batch_execute("INSERT INTO signal (id) VALUES (1), (2)").unwrap();
+    execute(&mut sql, "INSERT INTO signal (id) VALUES (1), (2)");
     std::thread::scope(|scope| {
         for worker in 0..8 {
             let db = &db;
@@ -259,12 +374,14 @@ fn the_same_signal_from_many_sessions_is_one_row() {
                 let mut client = db.connect();
                 for round in 0..20 {
                     let action = ["saved", "skipped", "snipped"][(worker + round) % 3];
-                    client
-                        .batch_execute(&format!(
-                            "UPDATE signal SET user_action = '{action}', actioned_at = clock_timestamp() WHERE id = {}",
+                    execute(
+                        &mut client,
+                        &format!(
+                            "UPDATE signal SET user_action = '{action}', \
+                                actioned_at = clock_timestamp() WHERE id = {}",
                             1 + round % 2
-                        ))
-                        .unwrap();
+                        ),
+                    );
                 }
             });
         }

@@ -37,15 +37,12 @@ mod tests;
 mod vectors;
 
 pub use adapter::Adapter;
-pub use candidates::{CandidateReport, TrainingReport};
+pub use candidates::CandidateReport;
 pub use error::Error;
-pub use examples::ExampleReport;
-pub use fit::Epoch;
-pub use gate::{Evaluation, RelativeChange, Verdict};
+pub use gate::{Evaluation, Verdict};
 pub use input::{Event, Input, Split};
-pub use loss::Loss;
 pub use params::Params;
-pub use progress::{Observer, Progress, Stop, Unobserved};
+pub use progress::{Observer, Progress, Stop};
 
 use input::Data;
 use progress::Watch;
@@ -75,14 +72,13 @@ pub struct Comparison {
     pub reason: String,
 }
 
-/// Trains on the train part of some users, chooses on others, and judges on the newest actions of a third group.
-pub fn train(input: Input, params: &Params, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    train_against(input, None, params, observer)
-}
-
-/// `train`, with a second verdict beside the model that serves now. That one may have been trained on the users who
-/// judge here: the comparison then favours it, never the new one.
-pub fn train_against(
+/// Trains on the train part of some users, chooses on others, and judges on the newest actions of a third group,
+/// beside the plain mean of what each user saved and beside the live model, where there is one. The live model may have
+/// been trained on the users who judge here: the comparison then favours it, never the new one.
+///
+/// # Errors
+/// A parameter or input that cannot be used, too few events, a run that left safe ground, or the observer's stop.
+pub fn train(
     input: Input,
     live: Option<&Adapter>,
     params: &Params,

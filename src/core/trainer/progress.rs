@@ -27,9 +27,11 @@ pub trait Observer {
     fn progress(&mut self, progress: Progress<'_>) -> Result<(), Stop>;
 }
 
-/// For callers that only want the result.
+/// For tests that only want the result.
+#[cfg(test)]
 pub struct Unobserved;
 
+#[cfg(test)]
 impl Observer for Unobserved {
     fn check(&mut self) -> Result<(), Stop> {
         Ok(())

@@ -10,8 +10,9 @@ use rand::{Rng, RngExt};
 use super::evaluate::{average, measure_queries};
 use super::input::Data;
 use super::panel::{Member, Panel};
+use super::progress::Unobserved;
 use super::progress::Watch;
-use super::{rng, Adapter, Event, Input, Split, Unobserved};
+use super::{rng, Adapter, Event, Input, Split};
 
 pub const DIM: usize = 16;
 

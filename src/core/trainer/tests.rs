@@ -5,13 +5,14 @@ use serde_json::Value;
 
 use super::calibrate::{Moments, Space};
 use super::fit::Residual;
-use super::loss::Objective;
+use super::loss::{Loss, Objective};
+use super::progress::Unobserved;
 use super::testdata::{synthetic, Real, Signal, Truth, DIM};
 use super::vectors::{add_scaled, dot, Rows};
 use super::*;
 
 fn run(input: Input, params: &Params) -> Outcome {
-    train(input, params, &mut Unobserved).unwrap()
+    train(input, None, params, &mut Unobserved).unwrap()
 }
 
 fn print(name: &str, seed: i64, outcome: &Outcome, base: Truth, new: Truth, seconds: f64) {
@@ -194,15 +195,14 @@ fn a_planted_signal_passes() {
 fn a_live_model_has_to_be_beaten_too() {
     let (input, params) = (synthetic(300, Signal::Planted, 7), Params::default());
     let first = run(input.clone(), &params);
-    let against = |live: &Adapter| {
-        train_against(input.clone(), Some(live), &params, &mut Unobserved).unwrap().against_live.unwrap()
-    };
+    let against =
+        |live: &Adapter| train(input.clone(), Some(live), &params, &mut Unobserved).unwrap().against_live.unwrap();
     let same = against(&first.adapter);
     assert_eq!((same.verdict, same.reason.as_str()), (Verdict::Refused, "the live model is the same"));
     assert_eq!(same.evaluation.auc_delta, Some(0.0));
     let base = against(&Adapter::identity(DIM));
     assert_eq!((base.verdict, base.evaluation), (Verdict::Passed, first.evaluation));
-    let wrong = train_against(input.clone(), Some(&Adapter::identity(3)), &params, &mut Unobserved);
+    let wrong = train(input.clone(), Some(&Adapter::identity(3)), &params, &mut Unobserved);
     assert!(wrong.unwrap_err().to_string().contains("3 dimensions"));
 }
 
@@ -233,7 +233,7 @@ fn shuffled_labels_of_real_feedback_are_refused() {
 
 #[test]
 fn little_data_is_answered_with_less() {
-    let few = |users, params: &Params| train(synthetic(users, Signal::Planted, 7), params, &mut Unobserved);
+    let few = |users, params: &Params| train(synthetic(users, Signal::Planted, 7), None, params, &mut Unobserved);
     let default = Params::default();
     assert_eq!(few(7, &default).unwrap_err(), Error::TooFewEvents { found: 280, needed: 300 });
 
@@ -293,7 +293,7 @@ impl Observer for Watcher {
 fn a_run_tells_its_progress_and_can_be_stopped_anywhere() {
     let input = synthetic(80, Signal::Planted, 3);
     let mut watcher = Watcher::default();
-    train(input.clone(), &Params::default(), &mut watcher).unwrap();
+    train(input.clone(), None, &Params::default(), &mut watcher).unwrap();
     assert!(watcher.done.is_sorted() && watcher.done.first() == Some(&0.0) && watcher.done.last() == Some(&1.0));
     let stages = [
         "reading",
@@ -309,8 +309,8 @@ fn a_run_tells_its_progress_and_can_be_stopped_anywhere() {
     assert_eq!(watcher.stages, stages);
     for part in 0..10 {
         let mut stopping = Watcher { stop_after: Some(watcher.checks * part / 10), ..Watcher::default() };
-        assert_eq!(train(input.clone(), &Params::default(), &mut stopping).unwrap_err(), Error::Stopped);
+        assert_eq!(train(input.clone(), None, &Params::default(), &mut stopping).unwrap_err(), Error::Stopped);
     }
     let hurried = Params { max_seconds: Some(0.001), ..Params::default() };
-    assert_eq!(train(input, &hurried, &mut Unobserved).unwrap_err(), Error::TimeLimit { seconds: 0.001 });
+    assert_eq!(train(input, None, &hurried, &mut Unobserved).unwrap_err(), Error::TimeLimit { seconds: 0.001 });
 }
