@@ -200,6 +200,7 @@ fn a_hostile_search_path_changes_nothing() {
         'u', 'text', 'saved'); UPDATE shop.item SET user_action = 'skipped' WHERE signal_id OPERATOR(pg_catalog.=) \
         1; DELETE FROM shop.item WHERE signal_id OPERATOR(pg_catalog.=) 3",
     );
+    execute(&mut attacher, "CALL pgft.backfill_signals_in_batches('shop.item')");
     execute(
         &mut attacher,
         "SELECT pgft.backfill_signals('shop.item'); \

@@ -1,13 +1,18 @@
 //! Capture: application tables become training data, without ever standing in the application's way.
 
-#[path = "../common/mod.rs"]
 mod common;
 
+#[path = "capture/attach.rs"]
 mod attach;
+#[path = "capture/failures.rs"]
 mod failures;
+#[path = "capture/people.rs"]
 mod people;
+#[path = "capture/security.rs"]
 mod security;
+#[path = "capture/upkeep.rs"]
 mod upkeep;
+#[path = "capture/writes.rs"]
 mod writes;
 
 use common::*;
