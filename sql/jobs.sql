@@ -193,7 +193,7 @@ GRANT EXECUTE ON FUNCTION retry_job(uuid) TO finetune_admin;
 CREATE PROCEDURE wait_for_job(job uuid, INOUT state text DEFAULT NULL, timeout interval DEFAULT '24 hours')
     LANGUAGE plpgsql AS $$
 DECLARE
-    v_until timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    v_until pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
 BEGIN
     LOOP
         state := @extschema@._job_state(job);

@@ -38,8 +38,9 @@ COMMENT ON FUNCTION _lease() IS 'pg_finetune private: how long a holder may be s
 REVOKE ALL ON FUNCTION _lease() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _lease() TO finetune_admin;
 
+-- With the owner's rights: others do not see when a foreign process began.
 CREATE FUNCTION _is_held(job @extschema@.fine_tuning_job) RETURNS boolean
-    LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN job.token IS NOT NULL AND job.lease_expires_at > clock_timestamp()
        AND EXISTS (SELECT 1 FROM pg_stat_get_activity(job.holder_pid) a WHERE a.backend_start = job.holder_started);
@@ -97,17 +98,18 @@ COMMENT ON FUNCTION _end_overdue_jobs() IS 'pg_finetune private: ends jobs that 
 REVOKE ALL ON FUNCTION _end_overdue_jobs() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _end_overdue_jobs() TO finetune_admin;
 
-CREATE FUNCTION _due_jobs(most integer) RETURNS SETOF uuid
+CREATE FUNCTION _due_jobs(by_hand boolean) RETURNS SETOF uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT j.id FROM @extschema@.fine_tuning_job j
-        WHERE @extschema@._job_is_open(j.state) AND j.due_at <= clock_timestamp() AND NOT @extschema@._is_held(j)
-        ORDER BY j.due_at, j.created_at LIMIT most;
+        WHERE @extschema@._job_is_open(j.state) AND NOT @extschema@._is_held(j)
+          AND (j.due_at <= clock_timestamp() OR by_hand AND j.error_code IS NULL)
+        ORDER BY j.due_at, j.created_at LIMIT 100;
 END $$;
-COMMENT ON FUNCTION _due_jobs(integer) IS 'pg_finetune private: jobs to start now, oldest first';
-REVOKE ALL ON FUNCTION _due_jobs(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _due_jobs(integer) TO finetune_admin;
+COMMENT ON FUNCTION _due_jobs(boolean) IS 'pg_finetune private: jobs to start now, oldest first; by hand also those that only wait for a process of their own';
+REVOKE ALL ON FUNCTION _due_jobs(boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _due_jobs(boolean) TO finetune_admin;
 
 CREATE FUNCTION _postpone_job(job uuid, stage text, delay interval) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -214,17 +216,17 @@ COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea
 REVOKE ALL ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) TO finetune_admin;
 
-CREATE FUNCTION _next_due_at() RETURNS timestamptz
+CREATE FUNCTION _next_due_at(with_jobs boolean DEFAULT true) RETURNS timestamptz
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN LEAST(
         (SELECT min(CASE WHEN @extschema@._is_held(j) THEN j.lease_expires_at ELSE LEAST(j.due_at, j.deadline_at) END)
-         FROM @extschema@.fine_tuning_job j WHERE @extschema@._job_is_open(j.state)),
+         FROM @extschema@.fine_tuning_job j WHERE with_jobs AND @extschema@._job_is_open(j.state)),
         (SELECT min(s.next_due_at) FROM @extschema@.retraining_schedule s WHERE s.enabled));
 END $$;
-COMMENT ON FUNCTION _next_due_at() IS 'pg_finetune private: when something will be due by itself, NULL = never';
-REVOKE ALL ON FUNCTION _next_due_at() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _next_due_at() TO finetune_analyst, finetune_admin;
+COMMENT ON FUNCTION _next_due_at(boolean) IS 'pg_finetune private: when something will be due by itself, NULL = never; without jobs where no process may train them';
+REVOKE ALL ON FUNCTION _next_due_at(boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _next_due_at(boolean) TO finetune_analyst, finetune_admin;
 
 CREATE PROCEDURE run_due_work()
     LANGUAGE c AS 'MODULE_PATHNAME', 'run_due_work_wrapper';
@@ -235,7 +237,7 @@ GRANT EXECUTE ON PROCEDURE run_due_work() TO finetune_admin;
 CREATE FUNCTION worker_status(
     OUT state text, OUT launcher_pid integer, OUT preloaded boolean, OUT busy_trainers integer, OUT max_trainers integer,
     OUT open_jobs bigint, OUT running_jobs bigint, OUT next_due_at timestamptz, OUT hint text)
-    LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_obstacle text := @extschema@._worker_obstacle();
 BEGIN
@@ -253,6 +255,7 @@ BEGIN
                   ELSE 'idle' END;
     hint := CASE WHEN v_obstacle LIKE '%adopted' THEN 'SELECT adopt_database(); lets it work here.'
                  WHEN v_obstacle IS NOT NULL THEN 'SELECT resume_worker(); lets it work again.'
+                 WHEN pg_is_in_recovery() THEN 'Work goes on after a promotion.'
                  WHEN launcher_pid IS NULL AND NOT preloaded
                      THEN 'No launcher runs: it starts with the next job or schedule, or add pg_finetune to shared_preload_libraries and restart the server.'
                  WHEN launcher_pid IS NULL THEN 'No launcher runs although the library is preloaded: look into the server''s log, and at max_worker_processes.'

@@ -448,6 +448,14 @@ fn streams_and_can_be_cancelled() {
     }
     assert!(few.elapsed() < all / 2, "5 rows took {:?}, all of them {all:?}", few.elapsed());
 
+    client.batch_execute("BEGIN; SELECT count(*) FROM export_jsonl('d', 'triplet')").unwrap();
+    let kept: i64 = value(
+        &mut client,
+        "SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'",
+    );
+    assert!(kept < 1 << 20, "{kept} bytes wait for the end of the transaction");
+    client.batch_execute("COMMIT").unwrap();
+
     let cancel = client.cancel_token();
     let url = db.url();
     let stopper = std::thread::spawn(move || {

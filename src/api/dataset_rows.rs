@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
@@ -124,8 +125,15 @@ impl Source {
         args: &[pgrx::datum::DatumWithOid],
         read: impl Fn(&SpiHeapTupleData) -> Result<Row, pgrx::spi::Error>,
     ) -> Result<Rows, UserError> {
-        Spi::connect(|client| client.select(query, None, args)?.map(|row| read(&row)).collect::<Result<Rows, _>>())
-            .map_err(UserError::from)
+        Spi::connect(|client| {
+            let table = client.select(query, None, args)?;
+            // Values are detoasted into the parent of the current context. SPI's own has the transaction's as parent,
+            // which would keep every vector until the end: one more level lets them go with this query.
+            let mut level = PgMemoryContexts::new("dataset rows");
+            // SAFETY: `read` returns values of Rust's own; nothing allocated in that context is used after it is gone.
+            unsafe { level.switch_to(|_| table.map(|row| read(&row)).collect::<Result<Rows, _>>()) }
+        })
+        .map_err(UserError::from)
     }
 }
 

@@ -42,7 +42,13 @@ fn explain(error: &Error) -> UserError {
 }
 
 #[pg_extern(sql = false)]
-fn check_provider(provider: &str, fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+fn check_provider(provider: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    let Some(provider) = provider else {
+        return Err(UserError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "provider may not be NULL")
+            .detail("It is the name of a foreign server.")
+            .hint("SELECT srvname FROM pg_foreign_server; lists them.")
+            .into());
+    };
     notice!("{}", worker::check_provider(fcinfo, provider)?);
     Ok(())
 }

@@ -15,11 +15,13 @@ use crate::pg::vector::Vector;
 /// Adapters never change once written, so a backend may keep the last ones without being told of changes.
 const KEPT_ADAPTERS: usize = 4;
 
-/// What a statement has already worked out for a user: one query vector serves all rows that are scored.
+/// What a statement has already worked out for a user: one query vector serves all its rows.
 struct Remembered {
     user: String,
+    /// None = the model of the user's variant.
+    model: Option<String>,
     statement: (i64, u32),
-    query: Option<Rc<Served>>,
+    served: Option<Rc<Served>>,
 }
 
 struct Served {
@@ -35,14 +37,14 @@ thread_local! {
 /// The vector to search with for a user under a model; NULL when the user has saved nothing with a vector.
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn query_vector(user_id: &str, model: &str) -> Result<Option<Vector>, ErrorReport> {
-    let served = serve(user_id, model)?;
-    Ok(served.map(|served| Vector::from(served.query)))
+    let served = remembered(user_id, Some(model))?;
+    Ok(served.map(|served| Vector::from(served.query.clone())))
 }
 
 /// How relevant a vector is to a user under that user's variant, 0 to 1.
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, ErrorReport> {
-    let Some(served) = remembered(user_id)? else {
+    let Some(served) = remembered(user_id, None)? else {
         return Ok(None);
     };
     let x = embedding.as_slice();
@@ -80,23 +82,27 @@ fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserE
         .hint("Pass vectors of the same embedding model, or train a new model on the new ones."))
 }
 
-fn remembered(user: &str) -> Result<Option<Rc<Served>>, UserError> {
+fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, UserError> {
     let statement = crate::pg::statement::identity();
-    let known = REMEMBERED
-        .with_borrow(|r| r.as_ref().filter(|r| r.user == user && r.statement == statement).map(|r| r.query.clone()));
-    if let Some(query) = known {
-        return Ok(query);
+    let fits = |r: &&Remembered| r.statement == statement && r.user == user && r.model.as_deref() == model;
+    if let Some(served) = REMEMBERED.with_borrow(|r| r.as_ref().filter(fits).map(|r| r.served.clone())) {
+        return Ok(served);
     }
-    let schema = schema()?;
-    let model = Spi::get_one_with_args::<String>(
-        &format!("SELECT a.model_id FROM {schema}._assignment($1, pg_catalog.now()) a"),
-        &[user.into()],
-    )
-    .map_err(UserError::from)?
-    .unwrap_or_else(|| "base".to_owned());
-    let query = serve(user, &model)?.map(Rc::new);
-    REMEMBERED.set(Some(Remembered { user: user.to_owned(), statement, query: query.clone() }));
-    Ok(query)
+    let served = match model {
+        Some(model) => serve(user, model)?,
+        None => serve(user, &model_of(user)?)?,
+    };
+    let served = served.map(Rc::new);
+    let model = model.map(str::to_owned);
+    REMEMBERED.set(Some(Remembered { user: user.to_owned(), model, statement, served: served.clone() }));
+    Ok(served)
+}
+
+/// The model that serves a user now.
+fn model_of(user: &str) -> Result<String, UserError> {
+    let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", schema()?);
+    let model = Spi::connect(|client| client.select(&query, Some(1), &[user.into()])?.first().get_one::<String>())?;
+    Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
 
 fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {

@@ -50,10 +50,13 @@ fn round(session: &Session, database: u32) -> Result<i64, Failure> {
         return Ok(NEVER);
     };
     housekeeping(session, &schema)?;
-    for job in session.transaction(|| due_jobs(&schema))? {
-        start(session, &schema, database, &job)?;
+    let may_train = settings::MAX_TRAINERS.get() > 0;
+    if may_train {
+        for job in session.transaction(|| due_jobs(&schema, false))? {
+            start(session, &schema, database, &job)?;
+        }
     }
-    session.transaction(|| next_due(&schema))
+    session.transaction(|| next_due(&schema, may_train))
 }
 
 fn housekeeping(session: &Session, schema: &str) -> Result<(), Failure> {
@@ -94,7 +97,7 @@ pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
     };
     loop {
         housekeeping(&session, &schema).map_err(reported)?;
-        let jobs = session.transaction(|| due_jobs(&schema)).map_err(reported)?;
+        let jobs = session.transaction(|| due_jobs(&schema, true)).map_err(reported)?;
         if jobs.is_empty() {
             return Ok(());
         }
@@ -119,9 +122,13 @@ fn workable_schema() -> Option<String> {
     obstacle.is_none().then_some(schema)
 }
 
-fn due_jobs(schema: &str) -> Vec<String> {
+fn due_jobs(schema: &str, by_hand: bool) -> Vec<String> {
     Spi::connect_mut(|client| {
-        let jobs = client.update(&format!("SELECT j::pg_catalog.text FROM {schema}._due_jobs(100) j"), None, &[])?;
+        let jobs = client.update(
+            &format!("SELECT j::pg_catalog.text FROM {schema}._due_jobs($1) j"),
+            None,
+            &[by_hand.into()],
+        )?;
         jobs.map(|row| row.get::<String>(1)).collect::<Result<Vec<_>, _>>()
     })
     .unwrap_or_report()
@@ -139,8 +146,9 @@ fn postpone(schema: &str, job: &str, stage: &str, delay: &str) {
     .unwrap_or_report();
 }
 
-fn next_due(schema: &str) -> i64 {
-    let due = Spi::get_one::<TimestampWithTimeZone>(&format!("SELECT {schema}._next_due_at()")).unwrap_or_report();
+fn next_due(schema: &str, with_jobs: bool) -> i64 {
+    let query = format!("SELECT {schema}._next_due_at($1)");
+    let due = Spi::get_one_with_args::<TimestampWithTimeZone>(&query, &[with_jobs.into()]).unwrap_or_report();
     due.map_or(NEVER, pg_sys::TimestampTz::from)
 }
 
