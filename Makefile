@@ -18,6 +18,9 @@ psql: ## psql in the demo's database
 test: ## formatting, lints, all tests; ends with "N passed, N failed"
 	@scripts/test.sh
 
+bench: ## benchmarks: both sides in one run, with their ratio
+	@bench/run.sh
+
 install: ## build and install into the server of PG_CONFIG (default: the pg_config in PATH)
 	@scripts/install.sh
 
@@ -27,4 +30,4 @@ setup: ## only fetch and build what is missing
 clean: ## remove what was built and fetched
 	@scripts/clean.sh
 
-.PHONY: help demo demo-stop psql test install setup clean
+.PHONY: help demo demo-stop psql test bench install setup clean

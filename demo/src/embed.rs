@@ -14,18 +14,20 @@ use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
 use crate::progress::Bar;
 
-pub const DIMENSIONS: usize = 384;
+const DIMENSIONS: usize = 384;
 const MAX_TOKENS: usize = 128;
 const BATCH: usize = 16;
+/// Two sentences with the similarity that the model's documentation gives for them.
+const DOCUMENTED: ([&str; 2], f32) = (["The cat sits outside", "The dog plays in the garden"], 0.2838);
 
-pub struct Embedder {
+struct Embedder {
     tokenizer: Tokenizer,
     model: BertModel,
 }
 
 impl Embedder {
     /// Needs `tokenizer.json`, `config.json` and `model.safetensors` in the folder.
-    pub fn load(folder: &Path) -> Result<Self> {
+    fn load(folder: &Path) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json")).map_err(|e| anyhow!(e))?;
         let truncation = TruncationParams { max_length: MAX_TOKENS, ..Default::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| anyhow!(e))?;
@@ -36,7 +38,16 @@ impl Embedder {
         Ok(Self { tokenizer, model: BertModel::load(weights, &config)? })
     }
 
-    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+    /// Other weights, or an error in the steps above, would not give this number.
+    fn check(&self) -> Result<()> {
+        let vectors = self.embed(&DOCUMENTED.0)?;
+        let similarity: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+        println!("  model checked: documented similarity {}, here {similarity:.4}", DOCUMENTED.1);
+        ensure!((similarity - DOCUMENTED.1).abs() < 1e-3, "the model in this folder is not all-MiniLM-L6-v2");
+        Ok(())
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let encodings = self.tokenizer.encode_batch(texts.to_vec(), true).map_err(|e| anyhow!(e))?;
         let rows = |part: fn(&tokenizers::Encoding) -> &[u32]| -> Result<Tensor> {
             let rows = encodings.iter().map(|e| Tensor::new(part(e), &Device::Cpu)).collect::<Result<Vec<_>, _>>()?;
@@ -64,7 +75,9 @@ pub fn embed_all(texts: &[&str], model: &Path, cache: &Path) -> Result<Vec<Vec<f
         println!("  {} embeddings taken from {}", vectors.len(), file.display());
         return Ok(vectors);
     }
-    let vectors = in_parallel(&Embedder::load(model)?, texts)?;
+    let embedder = Embedder::load(model)?;
+    embedder.check()?;
+    let vectors = in_parallel(&embedder, texts)?;
     let bytes: Vec<u8> = vectors.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
     fs::write(&file, bytes).with_context(|| format!("cannot write \"{}\"", file.display()))?;
     Ok(vectors)

@@ -107,3 +107,60 @@ pub fn uuid(dice: &mut Dice) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        let mut dice = dice::stream(7, "catalogue");
+        let passages = (0..500).map(|i| Features {
+            topics: std::array::from_fn(|_| if dice.random_bool(0.15) { dice.random() } else { 0.0 }),
+            tones: std::array::from_fn(|_| normal(&mut dice)),
+            leanings: std::array::from_fn(|_| normal(&mut dice)),
+            speaker: i % 40,
+        });
+        Catalogue { passages: passages.collect(), speakers: 40 }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_people() {
+        let catalogue = catalogue();
+        let ids = |seed| gather(3, &catalogue, seed).into_iter().map(|listener| listener.id).collect::<Vec<_>>();
+        assert_eq!(ids(1), ids(1));
+        assert_ne!(ids(1), ids(2));
+        assert!(ids(1).iter().all(|id| id.len() == 36 && id.as_bytes()[14] == b'4'));
+    }
+
+    #[test]
+    fn about_a_third_of_random_passages_is_kept() {
+        let catalogue = catalogue();
+        let mut dice = dice::stream(1, "actions");
+        let (mut kept, mut resolved) = (0, 0);
+        for listener in gather(100, &catalogue, 1) {
+            for features in &catalogue.passages {
+                let Some(action) = listener.decide(features, 1, &mut dice) else { continue };
+                resolved += 1;
+                kept += u32::from(action != Action::Skipped);
+            }
+        }
+        let share = f64::from(kept) / f64::from(resolved);
+        assert!((KEPT_SHARE - 0.03..KEPT_SHARE + 0.03).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_is_liked_is_kept_more_often() {
+        let catalogue = catalogue();
+        let mut dice = dice::stream(1, "actions");
+        let listener = &gather(1, &catalogue, 1)[0];
+        let mut order: Vec<&Features> = catalogue.passages.iter().collect();
+        order.sort_by(|a, b| listener.likes(a).total_cmp(&listener.likes(b)));
+        let mut kept = |features: &[&Features]| {
+            features
+                .iter()
+                .filter(|f| matches!(listener.decide(f, 1, &mut dice), Some(Action::Saved | Action::Snipped)))
+                .count()
+        };
+        assert!(kept(&order[400..]) > 2 * kept(&order[..100]));
+    }
+}

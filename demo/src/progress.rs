@@ -26,14 +26,18 @@ impl Bar {
 
     pub fn add(&self, n: usize) {
         self.bar.inc(n as u64);
-        self.set(self.bar.position());
+        self.report();
     }
 
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);
-        let total = self.bar.length().unwrap_or(1).max(1);
+        self.report();
+    }
+
+    fn report(&self) {
+        let (position, total) = (self.bar.position(), self.bar.length().unwrap_or(1).max(1));
         let quarter = 4 * position / total;
-        if self.plain && quarter > self.quarter.swap(quarter, Ordering::Relaxed) {
+        if self.plain && quarter > self.quarter.fetch_max(quarter, Ordering::Relaxed) {
             println!("  {}: {position} of {total}, {:.0} s", self.label, self.started.elapsed().as_secs_f64());
         }
     }
@@ -46,7 +50,7 @@ impl Bar {
     pub fn done(&self) {
         self.bar.finish_and_clear();
         if !self.plain {
-            println!("  {}: {} in {:.0} s", self.label, self.bar.position(), self.started.elapsed().as_secs_f64());
+            println!("  {}: done in {:.0} s", self.label, self.started.elapsed().as_secs_f64());
         }
     }
 }

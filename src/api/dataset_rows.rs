@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 
-use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
 use crate::core::dataset::triplets::{normalise, Group, Options, PoolText, User};
 use crate::core::dataset::{Example, Split};
 use crate::pg::errors::UserError;
+use crate::pg::memory::in_own_context;
 use crate::pg::spi::own_schema;
 
 /// Users looked up at once, and examples read at once (one user may have more).
@@ -127,11 +127,7 @@ impl Source {
     ) -> Result<Rows, UserError> {
         Spi::connect(|client| {
             let table = client.select(query, None, args)?;
-            // Values are detoasted into the parent of the current context. SPI's own has the transaction's as parent,
-            // which would keep every vector until the end: one more level lets them go with this query.
-            let mut level = PgMemoryContexts::new("dataset rows");
-            // SAFETY: `read` returns values of Rust's own; nothing allocated in that context is used after it is gone.
-            unsafe { level.switch_to(|_| table.map(|row| read(&row)).collect::<Result<Rows, _>>()) }
+            in_own_context("dataset rows", || table.map(|row| read(&row)).collect::<Result<Rows, _>>())
         })
         .map_err(UserError::from)
     }

@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod catalog;
 pub mod errors;
 pub mod foreign;
+pub mod memory;
 pub mod process;
 pub mod session;
 pub mod settings;
