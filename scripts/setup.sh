@@ -21,8 +21,8 @@ from_pypi() {
 }
 
 cargo_pgrx() {
-    # Unoptimised: it only copies files, and builds in half the time.
-    env -u CARGO_TARGET_DIR cargo install cargo-pgrx --version "=$1" --locked --debug --force \
+    # Unoptimised: it only copies files, and builds in half the time. Without its default features: they want OpenSSL.
+    env -u CARGO_TARGET_DIR cargo install cargo-pgrx --version "=$1" --locked --no-default-features --debug --force \
         --root "$PGFT_STATE/tools" --target-dir "$PGFT_STATE/tools/build"
     rm -rf "$PGFT_STATE/tools/build"
 }
