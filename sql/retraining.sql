@@ -226,13 +226,25 @@ DECLARE
     v_run      @extschema@.retraining_run;
 BEGIN
     FOR v_run IN SELECT r.* FROM @extschema@.retraining_run r WHERE r.state = 'running' AND r.stage = 'training' FOR UPDATE SKIP LOCKED LOOP
-        PERFORM @extschema@._continue_run(v_run);
+        BEGIN
+            PERFORM @extschema@._continue_run(v_run);
+        EXCEPTION WHEN OTHERS THEN
+            PERFORM @extschema@._end_run(v_run.schedule, v_run.due_at, 'failed', v_run.stage, SQLERRM);
+        END;
     END LOOP;
     FOR v_schedule IN
         SELECT s.* FROM @extschema@.retraining_schedule s WHERE s.enabled AND s.next_due_at <= clock_timestamp()
         ORDER BY s.next_due_at, s.name FOR UPDATE SKIP LOCKED
     LOOP
-        PERFORM @extschema@._begin_run(v_schedule, @extschema@._take_tick(v_schedule));
+        BEGIN
+            PERFORM @extschema@._begin_run(v_schedule, @extschema@._take_tick(v_schedule));
+        EXCEPTION WHEN OTHERS THEN
+            -- A schedule that cannot be read (edited by hand) must not stop the others, nor fail again every few seconds.
+            UPDATE @extschema@.retraining_schedule s SET enabled = false WHERE s.name = v_schedule.name;
+            INSERT INTO @extschema@.retraining_run (schedule, due_at, state, stage, reason, finished_at)
+            VALUES (v_schedule.name, v_schedule.next_due_at, 'failed', 'tick', SQLERRM || '; the schedule is switched off', clock_timestamp())
+            ON CONFLICT ON CONSTRAINT retraining_run_pkey DO NOTHING;
+        END;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION _advance_retraining() IS 'pg_finetune private: one step of every run and schedule that has one to take';

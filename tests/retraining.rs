@@ -103,6 +103,23 @@ fn reasons_for_not_running() {
 }
 
 #[test]
+fn a_damaged_schedule_does_not_stop_the_others() {
+    let db = Server::shared().create_database("damaged");
+    let mut client = db.install("pgft");
+    client
+        .batch_execute("SELECT schedule_retraining('bad', '0 0 1 1 *'), schedule_retraining('good', '0 0 1 1 *')")
+        .unwrap();
+    client.batch_execute("UPDATE retraining_schedule SET cron = 'nonsense' WHERE name = 'bad'").unwrap();
+    client.batch_execute("UPDATE retraining_schedule SET next_due_at = clock_timestamp()").unwrap();
+    client.batch_execute("CALL run_due_work()").unwrap();
+    let runs: Vec<String> = values(&mut client, "SELECT schedule || ' ' || state FROM retraining_run ORDER BY 1");
+    assert_eq!(runs, ["bad failed", "good skipped"]);
+    let reason: String = value(&mut client, "SELECT reason FROM retraining_run WHERE schedule = 'bad'");
+    assert!(reason.contains("nonsense") && reason.contains("switched off"), "{reason}");
+    assert!(!value::<bool>(&mut client, "SELECT enabled FROM retraining_schedule WHERE name = 'bad'"));
+}
+
+#[test]
 fn missed_ticks_are_written_down_and_caught_up_once() {
     let db = Server::shared().create_database("missed");
     let mut client = db.install("pgft");
