@@ -10,20 +10,36 @@ passed=0 failed=0 skipped=0
 # check NAME COMMAND...: a step that counts as one test.
 check() { if step "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); return 1; fi; }
 
-# Reads cargo test's output: a line per suite, failures in full, then "counts PASSED FAILED SKIPPED". A test that finds
-# that it cannot run here prints "skipped: why" and counts as skipped.
-summary='
-    /^ +Running / { suite = $2; sub(/^tests\//, "", suite); sub(/(\/main)?\.rs$/, "", suite); showing = 0 }
-    /^skipped: / { skipped++; suite_skipped++; print "    " $0 }
-    /^failures:$/ { showing = 1 }
-    /^test result: / {
-        passed += $4 - suite_skipped; failed += $6; skipped += $8; showing = 0; suites++
-        printf "%-28s %s %5d s  (%d tests)\n", "tests " suite, ($6 ? "FAILED" : "ok"), $NF + 0.5, $4 + $6; fflush()
-        suite_skipped = 0
-    }
-    /^error/ && !suite { broken = 1 }
-    showing || broken { print "    " $0; fflush() }
-    END { print "counts", passed + 0, failed + (broken || !suites), skipped + 0 }'
+# Reads cargo test's output: says a line per suite and the failures in full, and adds up. A test that finds that it
+# cannot run here prints "skipped: why" and counts as skipped.
+summarize() {
+    local line suite='' from=0 running='' showing='' verdict ok bad ignored skips=0
+    while IFS= read -r line; do
+        case $line in
+            *' Running tests/'*)
+                [ -z "$running" ] || crashed "$suite"
+                suite=${line#*tests/} suite=${suite%%.rs *} suite=${suite%/main} from=$SECONDS running=yes showing=''
+                ;;
+            'skipped: '*) skips=$((skips + 1)) && say "    $line" ;;
+            failures:) showing=yes ;;
+            error*) [ -n "$suite" ] || showing=yes ;;
+            'test result: '*)
+                read -r _ _ verdict ok _ bad _ ignored _ <<<"$line"
+                [ "$verdict" = ok. ] && verdict=ok
+                say "$(printf '%-28s %s %5d s  (%d tests)' "tests $suite" "$verdict" $((SECONDS - from)) $((ok + bad)))"
+                passed=$((passed + ok - skips)) failed=$((failed + bad)) skipped=$((skipped + skips + ignored))
+                running='' showing='' skips=0
+                ;;
+        esac
+        [ -z "$showing" ] || say "    $line"
+    done
+    # No suite: it did not compile.
+    [ -n "$suite" ] || failed=$((failed + 1))
+    [ -z "$running" ] || crashed "$suite"
+}
+
+# A suite that ended without a result.
+crashed() { say "tests $1 CRASHED" && failed=$((failed + 1)); }
 
 # The panic message says it; a test that needs more is run by hand.
 export RUST_BACKTRACE=0
@@ -31,16 +47,12 @@ shared=/tmp/pgft.shared.$$
 cleanup() { "$PGFT_ROOT/scripts/cluster.sh" destroy "$shared"; }
 
 run_tests() {
-    local log=$PGFT_STATE/logs/tests.log counts=$PGFT_STATE/logs/tests.counts preload
-    preload=$(setting test preload)
-    "$PGFT_ROOT/scripts/cluster.sh" create "$shared" "shared_preload_libraries=$preload"
+    "$PGFT_ROOT/scripts/cluster.sh" create "$shared" "shared_preload_libraries=$(setting test preload)"
     trap cleanup EXIT
     "$PGFT_ROOT/scripts/cluster.sh" start "$shared"
-    PGFT_SHARED_CLUSTER=$shared cargo test --release --no-fail-fast --no-default-features \
+    summarize < <(PGFT_SHARED_CLUSTER=$shared cargo test --release --no-fail-fast --no-default-features \
         --features "$(setting "postgres.$PGFT_MAJOR" feature)" -- --show-output 2>&1 </dev/null |
-        tee "$log" | awk "$summary" | tee "$counts" | grep -v '^counts ' || true
-    read -r _ p f s < <(grep '^counts ' "$counts")
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+        tee "$PGFT_STATE/logs/tests.log")
 }
 
 check 'rustfmt' cargo fmt --check -- --color never || true

@@ -141,6 +141,21 @@ fn a_terminated_trainer_is_followed_by_another() {
 }
 
 #[test]
+fn the_launcher_comes_back_when_it_is_ended() {
+    let server = preloaded();
+    let db = server.create_database("launcher");
+    let mut client = db.install("pgft");
+    let pid = "SELECT COALESCE(launcher_pid, 0) FROM worker_status()";
+    wait_until(PATIENCE, "the launcher runs", || value::<i32>(&mut client, pid) > 0);
+    let first: i32 = value(&mut client, pid);
+    run(std::process::Command::new("kill").args(["-TERM", &first.to_string()]));
+    wait_until(PATIENCE, "another launcher runs", || ![0, first].contains(&value::<i32>(&mut client, pid)));
+    application(&mut client, 200);
+    let job = submit(&mut client, "listeners");
+    assert_eq!(wait_for_job(&mut client, &job), "succeeded");
+}
+
+#[test]
 fn a_holder_that_lost_its_lease_writes_nothing() {
     let server = preloaded();
     let db = server.create_database("fenced");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages that a connection got beside its results, "SEVERITY: text", in order.
 pub type Notices = Arc<Mutex<Vec<String>>>;
@@ -69,7 +69,17 @@ impl Server {
     }
 
     pub fn connect_as(&self, database: &str, role: &str) -> Client {
-        self.try_connect(database, role).unwrap_or_else(|error| panic!("{database} as {role}: {}", explain(&error)))
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            match self.try_connect(database, role) {
+                Ok(client) => return client,
+                // Not an answer, or "starting up": a server that a test has just killed is back in a moment.
+                Err(error) if error.code().is_none_or(|code| code.code() == "57P03") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => panic!("{database} as {role}: {}", explain(&error)),
+            }
+        }
     }
 
     pub fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
