@@ -25,8 +25,7 @@ summarize() {
             error*) [ -n "$suite" ] || showing=yes ;;
             'test result: '*)
                 read -r _ _ verdict ok _ bad _ ignored _ <<<"$line"
-                [ "$verdict" = ok. ] && verdict=ok
-                say "$(printf '%-28s %s %5d s  (%d tests)' "tests $suite" "$verdict" $((SECONDS - from)) $((ok + bad)))"
+                say "$(printf '%-28s %s %5d s  (%d tests)' "tests $suite" "${verdict%.}" $((SECONDS - from)) $((ok + bad)))"
                 passed=$((passed + ok - skips)) failed=$((failed + bad)) skipped=$((skipped + skips + ignored))
                 running='' showing='' skips=0
                 ;;
