@@ -4,4 +4,5 @@ source "$(dirname "$0")/env.sh"
 
 cd "$PGFT_ROOT"
 feature=$(setting "postgres.$PGFT_MAJOR" feature)
-step 'build extension' cargo pgrx install --release --pg-config "$PG_CONFIG" --no-default-features --features "$feature"
+step 'build extension' cargo pgrx install --release ${PGFT_SUDO:-} --pg-config "$PG_CONFIG" \
+    --no-default-features --features "$feature"
