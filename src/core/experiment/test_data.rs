@@ -23,7 +23,7 @@ pub fn growthbook(sections: &str) -> Option<Value> {
     if path.exists() {
         return Some(parse(path));
     }
-    println!("skipped, 0 rows: {sections} ({} is absent)", path.display());
+    println!("skipped: {sections}, 0 rows ({} is absent)", path.display());
     None
 }
 
