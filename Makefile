@@ -1,6 +1,6 @@
 # Everything that is missing is installed into .pgft/ (or PG_FINETUNE_CACHE) first; nothing else on the machine changes.
 # PG_CONFIG=/path/to/pg_config selects a server of your own, else a Postgres from PyPI is used.
-# ARGS=... are arguments for the demo.
+# ARGS=... are arguments for the demo or the trainer.
 export PG_CONFIG
 
 help: ## this list
@@ -11,6 +11,9 @@ demo: ## real texts, a real model, from capture to A/B test, on a server of its 
 
 demo-stop: ## stop that server and remove its data
 	@scripts/demo.sh stop
+
+trainer: ## the self-hosted trainer on this machine's loopback address, with a small model to start from
+	@scripts/trainer.sh serve $(ARGS)
 
 psql: ## psql in the demo's database
 	@scripts/demo.sh psql
@@ -30,4 +33,4 @@ setup: ## only fetch and build what is missing
 clean: ## remove what was built and fetched
 	@scripts/clean.sh
 
-.PHONY: help demo demo-stop psql test bench install setup clean
+.PHONY: help demo demo-stop trainer psql test bench install setup clean

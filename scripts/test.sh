@@ -54,11 +54,31 @@ run_tests() {
         tee "$PGFT_STATE/logs/tests.log")
 }
 
+# The self-hosted trainer, by pytest, whose last line is added up.
+run_trainer_tests() {
+    local log=$PGFT_STATE/logs/trainer-tests.log from=$SECONDS verdict=ok ok bad skips
+    "$PGFT_ROOT/scripts/trainer.sh" test >"$log" 2>&1 </dev/null || verdict=FAILED
+    ok=$(of_pytest passed) bad=$(of_pytest failed) skips=$(of_pytest skipped)
+    # It ended without a result, or could not be installed.
+    [ "$verdict" = ok ] || [ "$bad" != 0 ] || bad=1
+    say "$(printf '%-28s %s %5d s  (%d tests)' 'tests trainer (Python)' "$verdict" $((SECONDS - from)) $((ok + bad)))"
+    sed -n 's/^SKIPPED/    skipped:/p' "$log"
+    [ "$verdict" = ok ] || tail -n 60 "$log" | sed 's/^/    /'
+    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skips))
+}
+
+of_pytest() {
+    local number
+    number=$(tail -n 1 "$PGFT_STATE/logs/trainer-tests.log" | grep -o "[0-9]* $1" | cut -d' ' -f1)
+    say "${number:-0}"
+}
+
 check 'rustfmt' cargo fmt --check -- --color never || true
 # Its checked copy of the dependencies costs a minute once; what it finds is worth more.
 check 'clippy' cargo clippy --release --all-targets --no-default-features \
     --features "$(setting "postgres.$PGFT_MAJOR" feature)" -- -D warnings || true
 if "$PGFT_ROOT/scripts/build.sh"; then passed=$((passed + 1)) && run_tests; else failed=$((failed + 1)); fi
+run_trainer_tests
 
 [ "$failed" = 0 ] || say "Logs: $PGFT_STATE/logs"
 say "$passed passed, $failed failed$([ "$skipped" = 0 ] || printf ', %d skipped' "$skipped")"

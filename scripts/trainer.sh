@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The self-hosted trainer in a Python environment of its own.   trainer.sh serve [OPTIONS of the trainer] | test [OPTIONS of pytest]
+source "$(dirname "$0")/env.sh"
+
+PACKAGE=$PGFT_ROOT/trainer
+# Named after what it was made from: another list of packages makes another environment.
+VENV=$PGFT_STATE/trainer-$(cat "$PACKAGE"/requirements*.txt | cksum | cut -d' ' -f1)
+
+environment() {
+    rm -rf "$VENV" "$VENV.new"
+    python3 -m venv "$VENV.new"
+    "$VENV.new/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r "$PACKAGE/requirements.txt" -r "$PACKAGE/requirements-test.txt"
+    mv "$VENV.new" "$VENV"
+}
+
+prepare() {
+    python3 -c 'import venv, ensurepip' 2>/dev/null || die 'python3 has no venv' 'install it (Debian: apt-get install python3-venv)'
+    [ -d "$VENV" ] || step 'install trainer (6 GB)' environment
+    "$PGFT_ROOT/scripts/model.sh"
+}
+
+serve() {
+    prepare
+    cat <<EOF
+In the database, as a superuser:
+  CREATE SERVER trainer FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'openai', base_url 'http://127.0.0.1:8484/v1');
+  CREATE USER MAPPING FOR CURRENT_USER SERVER trainer OPTIONS (api_key_file '$PGFT_STATE/trainer-data/api_key');
+  CALL check_provider('trainer');
+EOF
+    PYTHONPATH=$PACKAGE exec "$VENV/bin/python" -m pg_finetune_trainer serve --data "$PGFT_STATE/trainer-data" --base "all-MiniLM-L6-v2=$MODEL" "$@"
+}
+
+test() {
+    prepare
+    cd "$PACKAGE"
+    PGFT_TEST_MODEL=$MODEL PYTHONDONTWRITEBYTECODE=1 exec "$VENV/bin/python" -m pytest -p no:cacheprovider --quiet -rs --color=no "$@" tests
+}
+
+case ${1:-} in
+    serve | test) "$@" ;;
+    *) sed -n 's/^# //; 2p' "$0"; exit 2 ;;
+esac
