@@ -189,16 +189,16 @@ COMMENT ON FUNCTION explain_assignment IS 'Variant of a user with the bucket, ph
 REVOKE ALL ON FUNCTION explain_assignment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION explain_assignment TO finetune_app, finetune_analyst;
 
-CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text)
+CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text, provider_model text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
-    SELECT a.variant, a.model_id, m.provider
+    SELECT a.variant, a.model_id, m.provider, m.provider_model
     FROM @extschema@._resolve_assignment(model_for.user_id, NULL, NULL) a
     LEFT JOIN @extschema@.model m ON m.id = a.model_id;
 END
 $$;
-COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, for applications that call a provider themselves';
+COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, and the model''s name there, for applications that call a provider themselves';
 REVOKE ALL ON FUNCTION model_for FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION model_for TO finetune_app, finetune_analyst;

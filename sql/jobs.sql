@@ -28,18 +28,54 @@ COMMENT ON FUNCTION _event(uuid, text, text, jsonb) IS 'pg_finetune private: one
 REVOKE ALL ON FUNCTION _event(uuid, text, text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _event(uuid, text, text, jsonb) TO finetune_admin;
 
-CREATE FUNCTION _check_provider_can_train(provider text, base_model text, method text) RETURNS void
+CREATE FUNCTION _check_provider_job(protocol text, method text, hyperparameters jsonb) RETURNS void
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'check_provider_job_wrapper';
+COMMENT ON FUNCTION _check_provider_job(text, text, jsonb) IS 'pg_finetune private: ERROR 22023 when a protocol does not train by this method';
+REVOKE ALL ON FUNCTION _check_provider_job(text, text, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_provider_job(text, text, jsonb) TO finetune_admin;
+
+CREATE FUNCTION _provider_server(provider text, OUT protocol text, OUT base_url text)
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT max(o.option_value) FILTER (WHERE o.option_name = 'protocol'), max(o.option_value) FILTER (WHERE o.option_name = 'base_url')
+    INTO protocol, base_url
+    FROM pg_foreign_server s
+    JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'pg_finetune'
+    CROSS JOIN LATERAL pg_options_to_table(s.srvoptions) o
+    WHERE s.srvname = provider;
+END $$;
+COMMENT ON FUNCTION _provider_server(text) IS 'pg_finetune private: protocol and address of a provider, NULL when there is no such server';
+REVOKE ALL ON FUNCTION _provider_server(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _provider_server(text) TO finetune_analyst, finetune_admin;
+
+CREATE FUNCTION _check_provider_use(provider text, owner text) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT has_server_privilege(owner::name, provider, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('role "%s" may not use provider "%s"', owner, provider),
+            DETAIL = 'Jobs use a provider with the rights of the role that owns them.',
+            HINT = format('GRANT USAGE ON FOREIGN SERVER %I TO %I;', provider, owner);
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM pg_user_mappings m WHERE m.srvname = provider AND (m.umuser = 0 OR m.usename = owner)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('role "%s" has no key for provider "%s"', owner, provider),
+            DETAIL = 'The key of a provider stands in the user mapping of the role that owns the job, or of PUBLIC.',
+            HINT = format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (api_key_env ''...'');', owner, provider);
+    END IF;
+END $$;
+COMMENT ON FUNCTION _check_provider_use(text, text) IS 'pg_finetune private: ERROR unless the role may use the provider and has a key for it';
+REVOKE ALL ON FUNCTION _check_provider_use(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_provider_use(text, text) TO finetune_admin;
+
+CREATE FUNCTION _check_provider_can_train(provider text, base_model text, method text, owner text DEFAULT current_user) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    protocol text;
+    v_protocol text;
 BEGIN
     IF provider <> 'builtin' THEN
-        SELECT o.option_value INTO protocol
-        FROM pg_foreign_server s
-        JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'pg_finetune'
-        CROSS JOIN LATERAL pg_options_to_table(s.srvoptions) o
-        WHERE s.srvname = provider AND o.option_name = 'protocol';
-        IF protocol IS NULL THEN
+        SELECT s.protocol INTO v_protocol FROM @extschema@._provider_server(provider) s;
+        IF v_protocol IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'undefined_object',
                 MESSAGE = format('provider "%s" does not exist', provider),
                 DETAIL = format('Known providers: %s.', (
@@ -49,10 +85,14 @@ BEGIN
                           JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'pg_finetune') p(name))),
                 HINT = 'Use provider => ''builtin'', or CREATE SERVER ... FOREIGN DATA WRAPPER pg_finetune first.';
         END IF;
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('provider "%s" cannot run jobs in this version', provider),
-            DETAIL = format('Its protocol is %s; this version trains with the built-in trainer only.', protocol),
-            HINT = 'Use provider => ''builtin'', or write the training file with export_jsonl() and start the job at the provider yourself.';
+        PERFORM @extschema@._check_provider_use(provider, owner);
+        IF base_model IS NULL OR base_model IN ('', 'base') THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('provider "%s" needs the name of a base model', provider),
+                DETAIL = 'The default, ''base'', is the built-in trainer''s word for the embeddings that the application stored.',
+                HINT = format('CALL check_provider(%L); names the models that the provider offers.', provider);
+        END IF;
+        RETURN;
     END IF;
     IF base_model IS DISTINCT FROM 'base' THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
@@ -67,9 +107,54 @@ BEGIN
             HINT = 'Call fine_tune(..., method => ''contrastive'').';
     END IF;
 END $$;
-COMMENT ON FUNCTION _check_provider_can_train(text, text, text) IS 'pg_finetune private: ERROR with a hint unless the provider exists and trains this model by this method';
-REVOKE ALL ON FUNCTION _check_provider_can_train(text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_provider_can_train(text, text, text) TO finetune_admin;
+COMMENT ON FUNCTION _check_provider_can_train(text, text, text, text) IS 'pg_finetune private: ERROR with a hint unless the provider exists, the role may use it and it trains this model by this method';
+REVOKE ALL ON FUNCTION _check_provider_can_train(text, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_provider_can_train(text, text, text, text) TO finetune_admin;
+
+CREATE FUNCTION _check_parameters(provider text, method text, hyperparameters jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF provider = 'builtin' THEN
+        PERFORM @extschema@._check_hyperparameters(provider, method, hyperparameters);
+    ELSE
+        PERFORM @extschema@._check_provider_job((SELECT s.protocol FROM @extschema@._provider_server(provider) s), COALESCE(method, ''), hyperparameters);
+    END IF;
+END $$;
+COMMENT ON FUNCTION _check_parameters(text, text, jsonb) IS 'pg_finetune private: ERROR 22023 when method or hyperparameters do not fit the provider';
+REVOKE ALL ON FUNCTION _check_parameters(text, text, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_parameters(text, text, jsonb) TO finetune_admin;
+
+CREATE FUNCTION _submit_job(owner text, dataset text, provider text, base_model text, method text, hyperparameters jsonb, seed bigint,
+                            timeout interval, max_usd numeric) RETURNS uuid
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_dataset uuid := @extschema@._dataset_id(dataset);
+    v_job     uuid;
+BEGIN
+    PERFORM @extschema@._check_provider_can_train(provider, base_model, method, owner);
+    PERFORM @extschema@._check_parameters(provider, method, hyperparameters);
+    INSERT INTO @extschema@.fine_tuning_job
+        (dataset_id, provider, base_model, method, hyperparameters, seed, deadline_at, owner, max_usd, phase, base_url)
+    VALUES (v_dataset, provider, base_model, method, hyperparameters, seed, now() + timeout, owner, max_usd,
+            CASE WHEN provider <> 'builtin' THEN 'prepare' END, (SELECT s.base_url FROM @extschema@._provider_server(provider) s))
+    ON CONFLICT DO NOTHING
+    RETURNING id INTO v_job;
+    IF v_job IS NULL THEN
+        SELECT j.id INTO v_job FROM @extschema@.fine_tuning_job j
+        WHERE j.dataset_id = v_dataset AND j.provider = _submit_job.provider AND j.base_model = _submit_job.base_model
+          AND j.method = _submit_job.method AND j.hyperparameters = _submit_job.hyperparameters AND j.seed = _submit_job.seed
+          AND @extschema@._job_is_open(j.state);
+        RAISE NOTICE 'the same job is already open: %', v_job;
+        RETURN v_job;
+    END IF;
+    PERFORM @extschema@._event(v_job, 'info', format('submitted by %s', owner),
+                               jsonb_build_object('dataset', dataset, 'provider', provider, 'seed', seed));
+    PERFORM @extschema@._wake_worker();
+    RETURN v_job;
+END $$;
+COMMENT ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) IS 'pg_finetune private: checks and writes a job in the name of a role';
+REVOKE ALL ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) TO finetune_admin;
 
 CREATE FUNCTION fine_tune(
     dataset         text,
@@ -78,18 +163,16 @@ CREATE FUNCTION fine_tune(
     method          text DEFAULT 'contrastive',
     hyperparameters jsonb DEFAULT '{}',
     seed            bigint DEFAULT 42,
-    timeout         interval DEFAULT '24 hours'
+    timeout         interval DEFAULT '24 hours',
+    max_usd         numeric DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    v_dataset uuid := @extschema@._dataset_id(dataset);
-    v_job     uuid;
 BEGIN
     IF provider IS NULL OR hyperparameters IS NULL OR seed IS NULL OR timeout IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'provider, hyperparameters, seed and timeout may not be NULL',
             DETAIL = 'Each has a default that is used when the argument is left out.',
-            HINT = 'Call SELECT fine_tune(''' || dataset || '''); and name only what differs.';
+            HINT = format('Call SELECT fine_tune(%L); and name only what differs.', COALESCE(dataset, 'name'));
     END IF;
     IF timeout <= interval '0' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -97,30 +180,18 @@ BEGIN
             DETAIL = 'A job that is not done by then ends as expired.',
             HINT = 'Leave it out for the default of 24 hours.';
     END IF;
-    PERFORM @extschema@._check_provider_can_train(provider, base_model, method);
-    PERFORM @extschema@._check_hyperparameters(provider, method, hyperparameters);
-
-    INSERT INTO @extschema@.fine_tuning_job (dataset_id, provider, base_model, method, hyperparameters, seed, deadline_at)
-    VALUES (v_dataset, provider, base_model, method, hyperparameters, seed, now() + timeout)
-    ON CONFLICT DO NOTHING
-    RETURNING id INTO v_job;
-    IF v_job IS NULL THEN
-        SELECT j.id INTO v_job FROM @extschema@.fine_tuning_job j
-        WHERE j.dataset_id = v_dataset AND j.provider = fine_tune.provider AND j.base_model = fine_tune.base_model
-          AND j.method = fine_tune.method AND j.hyperparameters = fine_tune.hyperparameters AND j.seed = fine_tune.seed
-          AND @extschema@._job_is_open(j.state);
-        RAISE NOTICE 'the same job is already open: %', v_job;
-        RETURN v_job;
+    IF max_usd < 0 OR max_usd = 'NaN' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('max_usd must be 0 or more, not %s', max_usd),
+            DETAIL = 'A job that is estimated to cost more ends before anything is uploaded.',
+            HINT = 'Leave it out for no limit.';
     END IF;
-    PERFORM @extschema@._event(v_job, 'info', format('submitted by %s', current_user),
-                               jsonb_build_object('dataset', dataset, 'provider', provider, 'seed', seed));
-    PERFORM @extschema@._wake_worker();
-    RETURN v_job;
+    RETURN @extschema@._submit_job(current_user, dataset, provider, base_model, method, hyperparameters, seed, timeout, max_usd);
 END $$;
-COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) IS
-    'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. The same job submitted again while open returns the first one''s id';
-REVOKE ALL ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval) TO finetune_admin;
+COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) IS
+    'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. At a provider (name of a foreign server) a job estimated above max_usd ends before anything is uploaded. The same job submitted again while open returns the first one''s id';
+REVOKE ALL ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) TO finetune_admin;
 
 CREATE FUNCTION _job_state(job uuid) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -147,10 +218,14 @@ DECLARE
 BEGIN
     UPDATE @extschema@.fine_tuning_job j
     SET cancel_requested = true,
-        state       = CASE WHEN j.token IS NULL THEN 'cancelled' ELSE j.state END,
-        stage       = CASE WHEN j.token IS NULL THEN 'cancelled before it began' ELSE j.stage END,
-        finished_at = CASE WHEN j.token IS NULL THEN now() END
-    WHERE j.id = job AND @extschema@._job_is_open(j.state)
+        state       = CASE WHEN w.waits THEN 'cancelled' ELSE j.state END,
+        stage       = CASE WHEN w.waits THEN 'cancelled before it began' ELSE j.stage END,
+        finished_at = CASE WHEN w.waits THEN now() END,
+        phase       = CASE WHEN NOT w.waits THEN j.phase END,
+        due_at      = CASE WHEN j.phase IS NULL THEN j.due_at ELSE now() END
+    FROM (SELECT i.id, i.token IS NULL AND COALESCE(i.phase, 'prepare') = 'prepare' AS waits
+          FROM @extschema@.fine_tuning_job i WHERE i.id = cancel_job.job FOR UPDATE) w
+    WHERE j.id = w.id AND @extschema@._job_is_open(j.state)
     RETURNING j.state INTO v_state;
     IF NOT FOUND THEN
         RAISE NOTICE 'job % has already ended: %', job, @extschema@._job_state(job);
@@ -160,7 +235,7 @@ BEGIN
     PERFORM @extschema@._wake_worker();
     RETURN v_state;
 END $$;
-COMMENT ON FUNCTION cancel_job(uuid) IS 'Stops a job: one that waits ends at once, one that trains within a second or so. Returns the state after the call; a job that has ended stays as it is';
+COMMENT ON FUNCTION cancel_job(uuid) IS 'Stops a job: one that waits ends at once, one that trains here within a second or so, one at a provider when the provider says so. Returns the state after the call; a job that has ended stays as it is';
 REVOKE ALL ON FUNCTION cancel_job(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cancel_job(uuid) TO finetune_admin;
 
@@ -173,8 +248,20 @@ BEGIN
     SET state = 'pending', stage = 'waiting for a worker', progress = 0, step = 0, loss = NULL, validation_auc = NULL,
         attempt = 0, token = NULL, cancel_requested = false, due_at = now(),
         deadline_at = now() + (j.deadline_at - j.created_at),
+        phase = CASE WHEN j.provider <> 'builtin' THEN CASE WHEN r.same_run AND j.remote_job_id IS NOT NULL THEN 'poll'
+                                                            WHEN r.same_run THEN 'find' ELSE 'prepare' END END,
+        run_key = CASE WHEN r.same_run THEN j.run_key ELSE gen_random_uuid() END,
+        intent_at = CASE WHEN r.same_run THEN j.intent_at END,
+        remote = CASE WHEN r.same_run THEN j.remote END,
+        remote_job_id = CASE WHEN r.same_run THEN j.remote_job_id END,
+        raw_status = CASE WHEN r.same_run THEN j.raw_status END,
+        looks = 0, failures = 0, failing_since = NULL, cancel_sent_at = NULL, duplicates = '{}', serving_state = 'none',
+        billed_usd = NULL, trained_tokens = NULL,
         error_code = NULL, error_message = NULL, error_hint = NULL, started_at = NULL, finished_at = NULL
-    WHERE j.id = job AND j.state IN ('failed', 'cancelled', 'expired');
+    FROM (-- Not known to have ended there, although it has here: taken up again, not paid for again.
+          SELECT i.id, i.state = 'expired' AND i.intent_at IS NOT NULL AS same_run
+          FROM @extschema@.fine_tuning_job i WHERE i.id = retry_job.job FOR UPDATE) r
+    WHERE j.id = r.id AND j.state IN ('failed', 'cancelled', 'expired');
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('job "%s" cannot be retried', job),
@@ -185,7 +272,7 @@ BEGIN
     PERFORM @extschema@._wake_worker();
     RETURN job;
 END $$;
-COMMENT ON FUNCTION retry_job(uuid) IS 'Runs a failed, cancelled or expired job again, with the same dataset, parameters and seed';
+COMMENT ON FUNCTION retry_job(uuid) IS 'Runs a failed, cancelled or expired job again, with the same dataset, parameters and seed; one that may still run at its provider is taken up there instead';
 REVOKE ALL ON FUNCTION retry_job(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION retry_job(uuid) TO finetune_admin;
 
@@ -225,11 +312,12 @@ SELECT j.id,
             THEN (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) j.started_at)
                  OPERATOR(pg_catalog.*) ((1::double precision OPERATOR(pg_catalog.-) j.progress) OPERATOR(pg_catalog./) j.progress)
        END AS eta,
-       0::numeric AS cost_usd,
+       CASE WHEN j.provider OPERATOR(pg_catalog.=) 'builtin' THEN 0::numeric ELSE j.billed_usd END AS cost_usd,
        j.model_id,
        g.verdict,
        COALESCE(j.error_message, g.reason) AS outcome,
-       j.error_code, j.error_hint, j.attempt, j.seed, j.owner, j.created_at, j.started_at, j.finished_at
+       j.error_code, j.error_hint, j.attempt, j.seed, j.owner, j.created_at, j.started_at, j.finished_at,
+       j.base_model, j.raw_status, j.remote_job_id, j.serving_state, j.estimated_usd, j.max_usd
 FROM @extschema@.fine_tuning_job j
 JOIN @extschema@.dataset d ON d.id OPERATOR(pg_catalog.=) j.dataset_id
 LEFT JOIN LATERAL @extschema@._gate(j.model_id) g ON true;

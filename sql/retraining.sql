@@ -16,7 +16,8 @@ CREATE FUNCTION schedule_retraining(
     base_model         text DEFAULT 'base',
     method             text DEFAULT 'contrastive',
     hyperparameters    jsonb DEFAULT '{}',
-    coverage           double precision DEFAULT 1
+    coverage           double precision DEFAULT 1,
+    max_usd            numeric DEFAULT NULL
 ) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -37,7 +38,13 @@ BEGIN
             HINT = 'Leave a setting out for its default.';
     END IF;
     PERFORM @extschema@._check_provider_can_train(provider, base_model, method);
-    PERFORM @extschema@._check_hyperparameters(provider, method, hyperparameters);
+    PERFORM @extschema@._check_parameters(provider, method, hyperparameters);
+    IF max_usd < 0 OR max_usd = 'NaN' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('max_usd must be 0 or more, not %s', max_usd),
+            DETAIL = 'It holds for each job of the schedule.',
+            HINT = 'Leave it out for no limit.';
+    END IF;
     v_next := @extschema@._next_tick(cron, time_zone, now());
     IF v_next IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -46,20 +53,21 @@ BEGIN
             HINT = 'Five fields: minute hour day-of-month month day-of-week; ''0 0 * * 0'' is every Sunday at midnight.';
     END IF;
     INSERT INTO @extschema@.retraining_schedule AS s
-        (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, next_due_at)
-    VALUES (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, v_next)
+        (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, next_due_at)
+    VALUES (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, v_next)
     ON CONFLICT ON CONSTRAINT retraining_schedule_pkey DO UPDATE
     SET cron = excluded.cron, time_zone = excluded.time_zone, min_new_examples = excluded.min_new_examples,
         min_first_examples = excluded.min_first_examples, provider = excluded.provider, base_model = excluded.base_model,
-        method = excluded.method, hyperparameters = excluded.hyperparameters, coverage = excluded.coverage,
+        method = excluded.method, hyperparameters = excluded.hyperparameters, coverage = excluded.coverage, max_usd = excluded.max_usd,
+        created_by = excluded.created_by,
         next_due_at = excluded.next_due_at, enabled = true;
     PERFORM @extschema@._wake_worker();
     RETURN v_next;
 END $$;
-COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) IS
+COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) IS
     'Retrains by the clock: dataset, job, gate, experiment. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
-REVOKE ALL ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision) TO finetune_admin;
+REVOKE ALL ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) TO finetune_admin;
 
 CREATE FUNCTION _check_schedule(name text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -165,9 +173,9 @@ BEGIN
     END IF;
     BEGIN
         v_dataset := @extschema@.create_dataset(schedule.name);
-        v_job := @extschema@.fine_tune(
+        v_job := @extschema@._submit_job(schedule.created_by,
             (SELECT d.name || ':' || d.version FROM @extschema@.dataset d WHERE d.id = v_dataset),
-            schedule.provider, schedule.base_model, schedule.method, schedule.hyperparameters);
+            schedule.provider, schedule.base_model, schedule.method, schedule.hyperparameters, 42, interval '24 hours', schedule.max_usd);
         UPDATE @extschema@.retraining_run r SET stage = 'training', dataset_id = v_dataset, job_id = v_job
         WHERE r.schedule = schedule.name AND r.due_at = _begin_run.due_at;
     EXCEPTION WHEN OTHERS THEN

@@ -8,10 +8,12 @@ CREATE TABLE model (
     dimensions  integer,
     dataset_id  uuid,
     job_id      uuid,
+    provider_model text,
     created_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
     retired_at  timestamptz
 );
 COMMENT ON TABLE model IS 'Registry of models. ''base'' is the plain mean of a user''s saved vectors and always there; the others come from jobs';
+COMMENT ON COLUMN model.provider_model IS 'its name at the provider, for requests there; NULL = trained here';
 COMMENT ON COLUMN model.dataset_id IS 'what it was trained on: dataset.id, whose examples stand in dataset_example';
 INSERT INTO model (id, base_model, provider, method) VALUES ('base', 'the application''s own embeddings', 'builtin', 'none');
 SELECT pg_catalog.pg_extension_config_dump('model', $$WHERE id <> 'base'$$);
@@ -150,6 +152,7 @@ CREATE TABLE retraining_schedule (
     method           text NOT NULL DEFAULT 'contrastive',
     hyperparameters  jsonb NOT NULL DEFAULT '{}',
     coverage         double precision NOT NULL DEFAULT 1 CHECK (coverage OPERATOR(pg_catalog.>) 0 AND coverage OPERATOR(pg_catalog.<=) 1),
+    max_usd          numeric CHECK (max_usd OPERATOR(pg_catalog.>=) 0),
     enabled          boolean NOT NULL DEFAULT true,
     next_due_at      timestamptz NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),

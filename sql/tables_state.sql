@@ -5,9 +5,11 @@ CREATE TABLE installation (
     database_oid      oid NOT NULL,
     adopted_at        timestamptz NOT NULL DEFAULT pg_catalog.now(),
     worker_paused     boolean NOT NULL DEFAULT false,
+    timeline          text,
     PRIMARY KEY (system_identifier, database_oid)
 );
 COMMENT ON TABLE installation IS 'Which database this is. In a restored or cloned copy a row of another database stands here, and the worker does nothing until adopt_database()';
+COMMENT ON COLUMN installation.timeline IS 'WAL timeline the worker last worked on: another one means a promotion or a restore to a point in time, after which what was sent may be missing here';
 INSERT INTO installation (system_identifier, database_oid)
 SELECT s.system_identifier, d.oid
 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
@@ -65,6 +67,26 @@ CREATE TABLE fine_tuning_job (
     due_at           timestamptz NOT NULL DEFAULT pg_catalog.now(),
     deadline_at      timestamptz NOT NULL,
     cancel_requested boolean NOT NULL DEFAULT false,
+    phase            text CHECK (phase OPERATOR(pg_catalog.=) ANY (ARRAY['prepare', 'ask', 'upload', 'estimate', 'create', 'find', 'dedupe', 'poll', 'events', 'cancel', 'clean'])),
+    run_key          uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    base_url         text,
+    intent_at        timestamptz,
+    looks            integer NOT NULL DEFAULT 0,
+    failures         integer NOT NULL DEFAULT 0,
+    failing_since    timestamptz,
+    remote           jsonb,
+    remote_job_id    text,
+    duplicates       text[] NOT NULL DEFAULT '{}',
+    raw_status       text,
+    serving_state    text NOT NULL DEFAULT 'none' CHECK (serving_state OPERATOR(pg_catalog.=) ANY (ARRAY['none', 'needs_deploy', 'ready'])),
+    cancel_sent_at   timestamptz,
+    train_bytes      bigint,
+    train_rows       bigint,
+    train_tokens     bigint,
+    max_usd          numeric CHECK (max_usd OPERATOR(pg_catalog.>=) 0),
+    estimated_usd    numeric,
+    billed_usd       numeric,
+    trained_tokens   bigint,
     error_code       text,
     error_message    text,
     error_hint       text,
@@ -79,11 +101,35 @@ COMMENT ON COLUMN fine_tuning_job.token IS 'fencing token of the worker that hol
 COMMENT ON COLUMN fine_tuning_job.holder_pid IS 'backend that holds the job; with holder_started it tells a dead holder from a live one';
 COMMENT ON COLUMN fine_tuning_job.lease_expires_at IS 'without a heartbeat until then another worker takes over';
 COMMENT ON COLUMN fine_tuning_job.due_at IS 'not before: later than now after a failed attempt';
+COMMENT ON COLUMN fine_tuning_job.phase IS 'the request to a provider that comes next; NULL = none (built-in trainer, or all is done)';
+COMMENT ON COLUMN fine_tuning_job.run_key IS 'what this run is found by at the provider; a retry gets another';
+COMMENT ON COLUMN fine_tuning_job.base_url IS 'address at submit: the key goes to no other';
+COMMENT ON COLUMN fine_tuning_job.intent_at IS 'when the request that creates the job at the provider was about to leave; until its answer is written down it is looked up, never sent again';
+COMMENT ON COLUMN fine_tuning_job.looks IS 'searches for a job whose creation was not answered';
+COMMENT ON COLUMN fine_tuning_job.failures IS 'failed requests in a row';
+COMMENT ON COLUMN fine_tuning_job.remote IS 'memory of the protocol: ids of files at the provider';
+COMMENT ON COLUMN fine_tuning_job.duplicates IS 'jobs at the provider that are one too many and are being cancelled';
+COMMENT ON COLUMN fine_tuning_job.raw_status IS 'the provider''s own word for its state';
+COMMENT ON COLUMN fine_tuning_job.serving_state IS 'ready = the model answers; needs_deploy = somebody has to deploy it at the provider first';
+COMMENT ON COLUMN fine_tuning_job.max_usd IS 'the job ends before anything is uploaded when it is estimated to cost more';
+CREATE INDEX fine_tuning_job_phase ON fine_tuning_job (due_at) WHERE phase IS NOT NULL;
 CREATE INDEX fine_tuning_job_open ON fine_tuning_job (due_at)
     WHERE state OPERATOR(pg_catalog.<>) ALL (ARRAY['succeeded', 'failed', 'cancelled', 'expired']);
 CREATE UNIQUE INDEX fine_tuning_job_one_open ON fine_tuning_job (dataset_id, provider, base_model, method, hyperparameters, seed)
     WHERE state OPERATOR(pg_catalog.<>) ALL (ARRAY['succeeded', 'failed', 'cancelled', 'expired']);
 SELECT pg_catalog.pg_extension_config_dump('fine_tuning_job', '');
+
+CREATE TABLE provider_health (
+    provider    text NOT NULL,
+    owner       text NOT NULL,
+    failures    integer NOT NULL DEFAULT 0,
+    retry_at    timestamptz NOT NULL DEFAULT '-infinity',
+    last_error  text,
+    changed_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (provider, owner)
+);
+COMMENT ON TABLE provider_health IS 'Providers that did not answer, refused a key or asked for fewer requests: nothing is sent there for this owner before retry_at';
+SELECT pg_catalog.pg_extension_config_dump('provider_health', '');
 
 CREATE TABLE fine_tuning_event (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

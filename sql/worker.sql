@@ -77,7 +77,7 @@ DECLARE
 BEGIN
     FOR v_job IN
         SELECT j.* FROM @extschema@.fine_tuning_job j
-        WHERE @extschema@._job_is_open(j.state) AND NOT @extschema@._is_held(j)
+        WHERE j.phase IS NULL AND @extschema@._job_is_open(j.state) AND NOT @extschema@._is_held(j)
           AND (j.cancel_requested OR j.deadline_at < clock_timestamp() OR j.attempt >= j.max_attempts)
         FOR UPDATE SKIP LOCKED
     LOOP
@@ -103,7 +103,7 @@ CREATE FUNCTION _due_jobs(by_hand boolean) RETURNS SETOF uuid
 BEGIN
     RETURN QUERY
         SELECT j.id FROM @extschema@.fine_tuning_job j
-        WHERE @extschema@._job_is_open(j.state) AND NOT @extschema@._is_held(j)
+        WHERE j.phase IS NULL AND @extschema@._job_is_open(j.state) AND NOT @extschema@._is_held(j)
           AND (j.due_at <= clock_timestamp() OR by_hand AND j.error_code IS NULL)
         ORDER BY j.due_at, j.created_at LIMIT 100;
 END $$;
@@ -127,7 +127,7 @@ DECLARE
     v_job @extschema@.fine_tuning_job;
 BEGIN
     SELECT j.* INTO v_job FROM @extschema@.fine_tuning_job j
-    WHERE j.id = job AND @extschema@._job_is_open(j.state) AND NOT j.cancel_requested AND j.attempt < j.max_attempts
+    WHERE j.id = job AND j.phase IS NULL AND @extschema@._job_is_open(j.state) AND NOT j.cancel_requested AND j.attempt < j.max_attempts
     FOR UPDATE SKIP LOCKED;
     IF v_job IS NULL OR @extschema@._is_held(v_job) THEN
         RETURN;
@@ -221,7 +221,8 @@ CREATE FUNCTION _next_due_at(with_jobs boolean DEFAULT true) RETURNS timestamptz
 BEGIN
     RETURN LEAST(
         (SELECT min(CASE WHEN @extschema@._is_held(j) THEN j.lease_expires_at ELSE LEAST(j.due_at, j.deadline_at) END)
-         FROM @extschema@.fine_tuning_job j WHERE with_jobs AND @extschema@._job_is_open(j.state)),
+         FROM @extschema@.fine_tuning_job j WHERE with_jobs AND j.phase IS NULL AND @extschema@._job_is_open(j.state)),
+        @extschema@._next_provider_step(),
         (SELECT min(s.next_due_at) FROM @extschema@.retraining_schedule s WHERE s.enabled));
 END $$;
 COMMENT ON FUNCTION _next_due_at(boolean) IS 'pg_finetune private: when something will be due by itself, NULL = never; without jobs where no process may train them';
@@ -236,7 +237,7 @@ GRANT EXECUTE ON PROCEDURE run_due_work() TO finetune_admin;
 
 CREATE FUNCTION worker_status(
     OUT state text, OUT launcher_pid integer, OUT preloaded boolean, OUT busy_trainers integer, OUT max_trainers integer,
-    OUT open_jobs bigint, OUT running_jobs bigint, OUT next_due_at timestamptz, OUT hint text)
+    OUT open_jobs bigint, OUT running_jobs bigint, OUT provider_jobs bigint, OUT waiting_for text, OUT next_due_at timestamptz, OUT hint text)
     LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_obstacle text := @extschema@._worker_obstacle();
@@ -245,12 +246,15 @@ BEGIN
     busy_trainers := @extschema@._busy_trainers();
     max_trainers := current_setting('pg_finetune.max_trainers')::int;
     preloaded := current_setting('shared_preload_libraries') ~ '\mpg_finetune\M';
-    SELECT count(*), count(*) FILTER (WHERE @extschema@._is_held(j)) INTO open_jobs, running_jobs
+    SELECT count(*), count(*) FILTER (WHERE j.phase IS NULL AND @extschema@._is_held(j)), count(j.phase) INTO open_jobs, running_jobs, provider_jobs
     FROM @extschema@.fine_tuning_job j WHERE @extschema@._job_is_open(j.state);
+    SELECT string_agg(format('%s until %s: %s', h.provider, to_char(h.retry_at, 'HH24:MI:SS'), h.last_error), '; ' ORDER BY h.provider, h.owner)
+    INTO waiting_for FROM @extschema@.provider_health h WHERE h.retry_at > clock_timestamp();
     next_due_at := @extschema@._next_due_at();
     state := CASE WHEN v_obstacle IS NOT NULL THEN v_obstacle
                   WHEN pg_is_in_recovery() THEN 'this server is a standby'
                   WHEN running_jobs > 0 THEN 'training'
+                  WHEN provider_jobs > 0 AND waiting_for IS NULL THEN 'watching jobs at providers'
                   WHEN open_jobs > 0 THEN 'waiting'
                   ELSE 'idle' END;
     hint := CASE WHEN v_obstacle LIKE '%adopted' THEN 'SELECT adopt_database(); lets it work here.'
@@ -259,8 +263,9 @@ BEGIN
                  WHEN launcher_pid IS NULL AND NOT preloaded
                      THEN 'No launcher runs: it starts with the next job or schedule, or add pg_finetune to shared_preload_libraries and restart the server.'
                  WHEN launcher_pid IS NULL THEN 'No launcher runs although the library is preloaded: look into the server''s log, and at max_worker_processes.'
+                 WHEN waiting_for IS NOT NULL THEN 'A provider does not answer as it should: CALL check_provider(...) shows more.'
                  WHEN max_trainers = 0 THEN 'pg_finetune.max_trainers is 0: jobs only run by CALL run_due_work().'
-                 WHEN open_jobs > running_jobs AND busy_trainers >= max_trainers
+                 WHEN open_jobs > running_jobs + provider_jobs AND busy_trainers >= max_trainers
                      THEN 'All training processes are busy: pg_finetune.max_trainers allows ' || max_trainers || '.' END;
 END $$;
 COMMENT ON FUNCTION worker_status() IS 'One row: what the worker does in this database, what it waits for and the command that would help';
@@ -289,11 +294,12 @@ GRANT EXECUTE ON FUNCTION resume_worker() TO finetune_admin;
 CREATE FUNCTION adopt_database() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._look_before_sending();
     DELETE FROM @extschema@.installation;
     INSERT INTO @extschema@.installation (system_identifier, database_oid)
     SELECT s.system_identifier, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database();
     PERFORM @extschema@._wake_worker();
 END $$;
-COMMENT ON FUNCTION adopt_database() IS 'Says that this restored or cloned database is the one that goes on: open jobs and schedules run here from now on';
+COMMENT ON FUNCTION adopt_database() IS 'Says that this restored or cloned database is the one that goes on: open jobs and schedules run here from now on; jobs that the original may have sent to a provider are looked for there before anything is sent';
 REVOKE ALL ON FUNCTION adopt_database() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION adopt_database() TO finetune_admin;

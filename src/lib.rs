@@ -31,7 +31,8 @@ extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requir
 extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["capture_people"]);
 extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset"]);
 extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["jobs"]);
-extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["worker"]);
+extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires = ["worker"]);
+extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["retraining"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["serving"]);
 

@@ -3,15 +3,10 @@
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use crate::core::dataset::export::{group_lines, Format, Listener};
-use crate::core::dataset::triplets::{Group, Mining, Negative, Options};
-use crate::core::dataset::DatasetError;
+use crate::core::dataset::export::Format;
+use crate::core::dataset::triplets::{Group, Negative, Options};
+use crate::pg::dataset_rows::{user_error, Groups, Lines, Source};
 use crate::pg::errors::UserError;
-
-use super::dataset_rows::{Groups, Source, Users};
-
-/// Negatives per positive in the lines of formats made of triplets.
-const EXPORT_PER_POSITIVE: i32 = 4;
 
 #[pg_extern(sql = false, stable, strict)]
 #[allow(clippy::type_complexity)]
@@ -49,29 +44,8 @@ fn contrastive_triplets(
 #[pg_extern(sql = false, stable, strict)]
 fn export_jsonl(dataset: &str, format: &str, split: &str) -> Result<SetOfIterator<'static, String>, ErrorReport> {
     let format: Format = format.parse().map_err(user_error)?;
-    let source = Source::open(dataset, split.parse().map_err(user_error)?)?;
-    if format.of_triplets() {
-        let options = Options::new(EXPORT_PER_POSITIVE, Mining::Hard, source.seed()).map_err(user_error)?;
-        let mut groups = Groups::new(source, options);
-        return Ok(SetOfIterator::new(stream(move || {
-            let Some(group) = groups.advance()? else { return Ok(None) };
-            Ok(Some(group_lines(format, groups.user(), groups.pool(), &group).map_err(user_error)?))
-        })));
-    }
-    let split = source.split();
-    let mut users = Users::without_vectors(source);
-    let mut current: Option<(Listener, usize)> = None;
-    Ok(SetOfIterator::new(stream(move || {
-        if current.as_ref().is_none_or(|(listener, next)| *next == listener.lines()) {
-            let Some((user_id, examples)) = users.advance()? else { return Ok(None) };
-            current = Some((Listener::new(user_id, examples, split), 0));
-        }
-        let Some((listener, next)) = current.as_mut().filter(|(listener, next)| *next < listener.lines()) else {
-            return Ok(Some(Vec::new()));
-        };
-        *next += 1;
-        Ok(Some(vec![listener.line(format, *next - 1).map_err(user_error)?]))
-    })))
+    let mut lines = Lines::open(dataset, format, split.parse().map_err(user_error)?)?;
+    Ok(SetOfIterator::new(stream(move || lines.batch())))
 }
 
 type Triplet = (String, String, String, String, String, String, String, bool);
@@ -106,12 +80,4 @@ fn stream<Row>(mut batch: impl FnMut() -> Result<Option<Vec<Row>>, UserError>) -
         check_for_interrupts!();
         rows = batch().map_err(ErrorReport::from).unwrap_or_report()?.into_iter();
     })
-}
-
-fn user_error(error: DatasetError) -> UserError {
-    let code = match error {
-        DatasetError::Unknown { .. } | DatasetError::PerPositive(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        DatasetError::EmptyText { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-    };
-    UserError::new(code, error.to_string()).detail(error.detail()).hint(error.hint())
 }

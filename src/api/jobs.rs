@@ -7,7 +7,8 @@ use pgrx::JsonB;
 use crate::core::trainer::Params;
 use crate::pg::errors::UserError;
 use crate::pg::{shared::shared, wake};
-use crate::worker;
+use crate::providers::protocol::{Server, Training};
+use crate::{providers, worker};
 
 /// Checks hyperparameters before a job is written, so that a typo is an answer and not a failed job.
 #[pg_extern(sql = false, immutable, parallel_safe, strict)]
@@ -31,6 +32,36 @@ fn check_hyperparameters(_provider: &str, _method: &str, hyperparameters: JsonB)
             .hint("docs/training.md lists the hyperparameters and their ranges; '{}' takes the defaults.")
             .into()),
     }
+}
+
+/// The same for a job at a provider: what its protocol says before there is a file.
+#[pg_extern(sql = false, immutable, parallel_safe, strict)]
+fn check_provider_job(protocol: &str, method: &str, hyperparameters: JsonB) -> Result<(), ErrorReport> {
+    if !hyperparameters.0.is_object() {
+        return Err(UserError::invalid("hyperparameters must be a JSON object")
+            .detail(format!("Found {}.", hyperparameters.0))
+            .hint(r#"Example: '{"n_epochs": 3}'; '{}' leaves them to the provider."#)
+            .into());
+    }
+    let Some(provider) = providers::by_name(protocol) else {
+        return Err(UserError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("protocol \"{protocol}\" cannot run jobs in this version"),
+        )
+        .detail("docs/providers.md lists the protocols that can.")
+        .hint("Use provider => 'builtin', or write the training file with export_jsonl() and start the job at the provider yourself.")
+        .into());
+    };
+    let server = Server::new([("protocol".to_owned(), protocol.to_owned())]);
+    let methods = provider.caps(&server).methods;
+    if Training::parse(method).is_some_and(|method| methods.contains(&method)) {
+        return Ok(());
+    }
+    let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+    Err(UserError::invalid(format!("method \"{method}\" is not known to protocol {protocol}"))
+        .detail(format!("Its methods: {}.", names.join(", ")))
+        .hint(format!("Call fine_tune(..., method => '{}').", names.first().unwrap_or(&"sft")))
+        .into())
 }
 
 #[pg_extern(sql = false)]

@@ -1,7 +1,6 @@
 //! SQL functions by topic; their declarations, comments and grants stand in sql/.
 
 mod dataset;
-mod dataset_rows;
 mod experiment;
 mod jobs;
 mod providers;

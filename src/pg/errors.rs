@@ -17,6 +17,14 @@ impl UserError {
         Self { code, message: message.into(), detail: None, hint: None }
     }
 
+    pub fn failure(self) -> super::session::Failure {
+        super::session::Failure {
+            code: super::session::sqlstate(self.code as i32),
+            message: self.message,
+            hint: self.hint,
+        }
+    }
+
     /// 22023: an argument whose value makes no sense.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)

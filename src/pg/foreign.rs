@@ -5,16 +5,17 @@ use std::ffi::{CStr, CString};
 use pgrx::prelude::*;
 
 use crate::providers::options::Place;
+use crate::providers::protocol::Server;
 use crate::providers::secret::Secret;
 
 /// A provider as CREATE SERVER and CREATE USER MAPPING describe it.
 pub struct Provider {
-    pub protocol: String,
-    pub base_url: String,
+    pub server: Server,
     pub key: Key,
 }
 
 /// Where the key stands.
+#[derive(Clone)]
 pub enum Key {
     Value(Secret),
     Env(String),
@@ -24,6 +25,18 @@ pub enum Key {
 /// The provider with the key of the current user; None when there is no such server.
 /// Raises Postgres' own errors for a missing user mapping or a missing right to use the server.
 pub fn provider(name: &str) -> Option<Provider> {
+    // SAFETY: reads who the current user is.
+    of_user(name, unsafe { pg_sys::GetUserId() })
+}
+
+/// The same for a role by name; raises Postgres' own error when there is no such role.
+pub fn provider_of(name: &str, role: &str) -> Option<Provider> {
+    let role = CString::new(role).ok()?;
+    // SAFETY: a catalog look-up inside a transaction.
+    of_user(name, unsafe { pg_sys::get_role_oid(role.as_ptr(), false) })
+}
+
+fn of_user(name: &str, user: pg_sys::Oid) -> Option<Provider> {
     let name = CString::new(name).ok()?;
     // SAFETY: catalog look-ups inside a transaction; the results live in the current memory context and are copied.
     unsafe {
@@ -31,17 +44,13 @@ pub fn provider(name: &str) -> Option<Provider> {
         if server.is_null() || !is_ours((*server).fdwid) {
             return None;
         }
-        let user = pg_sys::GetUserId();
         let right =
             pg_sys::object_aclcheck(pg_sys::ForeignServerRelationId, (*server).serverid, user, pg_sys::ACL_USAGE as _);
         if right != pg_sys::AclResult::ACLCHECK_OK {
             pg_sys::aclcheck_error(right, pg_sys::ObjectType::OBJECT_FOREIGN_SERVER, name.as_ptr());
         }
         let mapping = pg_sys::GetUserMapping(user, (*server).serverid);
-        let server_options = options((*server).options);
-        let find =
-            |wanted: &str| server_options.iter().find(|(n, _)| n == wanted).map(|(_, v)| v.clone()).unwrap_or_default();
-        Some(Provider { protocol: find("protocol"), base_url: find("base_url"), key: key(options((*mapping).options)) })
+        Some(Provider { server: Server::new(options((*server).options)), key: key(options((*mapping).options)) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod catalog;
+pub mod dataset_rows;
 pub mod errors;
 pub mod foreign;
 pub mod memory;

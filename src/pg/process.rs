@@ -148,10 +148,26 @@ pub fn extra() -> String {
 
 /// Sleeps until the latch is set or the time is over, then serves interrupts and configuration reloads.
 pub fn wait(timeout: Duration) {
+    sleep(None, timeout);
+}
+
+/// The same, until there is something to read, too.
+pub fn wait_also_for(socket: std::os::fd::RawFd, timeout: Duration) {
+    sleep(Some(socket), timeout);
+}
+
+fn sleep(socket: Option<std::os::fd::RawFd>, timeout: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: waiting on this process' own latch, on the main thread.
+    let readable = if socket.is_some() { pg_sys::WL_SOCKET_READABLE } else { 0 };
+    // SAFETY: waiting on this process' own latch and on an open socket of its own, on the main thread.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, timeout.as_millis() as _, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            (events | readable) as c_int,
+            socket.unwrap_or(pg_sys::PGINVALID_SOCKET),
+            timeout.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     check_for_interrupts!();
@@ -178,6 +194,12 @@ pub fn exit(code: i32) -> ! {
     // SAFETY: the ordinary way out of a background worker; runs Postgres' clean-up.
     unsafe { pg_sys::proc_exit(code) };
     unreachable!("proc_exit does not return")
+}
+
+/// The database that this process is connected to.
+pub fn database() -> u32 {
+    // SAFETY: reads a global of this process.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// Now, in Postgres' microseconds.

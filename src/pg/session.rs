@@ -182,6 +182,6 @@ fn describe(e: &ErrorReportWithLevel) -> Failure {
 }
 
 /// The five characters of an error code (Postgres packs six bits each, lowest first).
-fn sqlstate(code: i32) -> String {
+pub fn sqlstate(code: i32) -> String {
     (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
 }

@@ -12,6 +12,12 @@ pub static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 pub static LEASE: GucSetting<i32> = GucSetting::<i32>::new(30);
 /// Kilobytes of vectors that one training may hold.
 pub static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
+/// Milliseconds between the first polls of a job at a provider; back-off, searches and longer intervals are multiples.
+pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// Seconds that a provider has for an answer; more for large files.
+pub static HTTP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
+/// File with certificates that providers' are checked against, beside the usual ones.
+pub static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// Name of the step at which workers wait on an advisory lock: for crash tests only.
 pub static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -55,6 +61,34 @@ pub fn define() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.poll_interval",
+        c"Time between the first polls of a job at a provider.",
+        c"Later polls come up to thirty times as rarely; waits after failures and the search for a lost job follow it, too.",
+        &POLL_INTERVAL,
+        20,
+        600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.http_timeout",
+        c"Time that a provider has for an answer.",
+        c"Uploads have one second more for every 100 kB.",
+        &HTTP_TIMEOUT,
+        1,
+        600,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_finetune.ca_file",
+        c"File with certificates of authorities that providers are checked against, beside the public ones.",
+        c"PEM; for trainers and gateways of your own.",
+        &CA_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_string_guc(
         c"pg_finetune.failpoint",

@@ -1,20 +1,27 @@
 //! One round of work in one database: overdue jobs, retraining ticks, jobs to start.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
+use super::jobs::{Jobs, Turn};
 use super::{failpoint, trainer};
 use crate::pg::errors::UserError;
 use crate::pg::session::{Failure, Session};
-use crate::pg::shared::{shared, NEVER};
+use crate::pg::shared::{shared, DatabaseSlot, NEVER};
 use crate::pg::{process, settings, spi};
 
 /// How long a job waits for the process that was started for it before another one is.
 const START_DELAY: &str = "10 s";
 /// How long a job waits before it asks again for a free training process.
 const BUSY_DELAY: &str = "5 s";
+
+/// Longest wait for an answer of a provider before something else is looked at.
+const NAP: Duration = Duration::from_millis(200);
+/// A worker that has something to do within this time stays, in Postgres' microseconds.
+const LINGER: i64 = 3_000_000;
 
 /// The short-lived worker of a database: works until nothing is announced, says when to come back, leaves.
 pub fn main(database: u32) -> ! {
@@ -23,40 +30,90 @@ pub fn main(database: u32) -> ! {
     let Some(slot) = shared().database(database) else { process::exit(process::EXIT_DONE) };
     slot.worker_runs();
     let session = Session::worker();
-    loop {
-        let announced = slot.wakes.load(SeqCst);
-        process::report_activity("pg_finetune: looking for due work");
-        match round(&session, database) {
-            Ok(next) => slot.due_at.store(next, SeqCst),
-            Err(failure) => {
-                log!("pg_finetune: worker stops: {} ({})", failure.message, failure.code);
-                process::exit(process::EXIT_RESTART) // the launcher backs off
-            }
-        }
-        slot.served.store(announced, SeqCst);
-        slot.failures.store(0, SeqCst);
-        if !slot.announced() {
-            break;
-        }
+    if let Err(failure) = work(&session, slot) {
+        log!("pg_finetune: worker stops: {} ({})", failure.message, failure.code);
+        process::exit(process::EXIT_RESTART) // the launcher backs off
     }
     slot.worker_ended();
     shared().wake_launcher();
     process::exit(process::EXIT_DONE)
 }
 
-/// Looks once at everything; returns when something will be due by itself, in Postgres' microseconds.
-fn round(session: &Session, database: u32) -> Result<i64, Failure> {
-    let Some(schema) = session.transaction(workable_schema)? else {
-        return Ok(NEVER);
-    };
-    housekeeping(session, &schema)?;
-    let may_train = settings::MAX_TRAINERS.get() > 0;
-    if may_train {
-        for job in session.transaction(|| due_jobs(&schema, false))? {
-            start(session, &schema, database, &job)?;
+/// Rounds as long as work is announced or providers are about to be asked something.
+fn work(session: &Session, slot: &DatabaseSlot) -> Result<(), Failure> {
+    let mut schema = None;
+    loop {
+        let announced = slot.wakes.load(SeqCst);
+        process::report_activity("pg_finetune: looking for due work");
+        let (found, next) = round(session)?;
+        slot.due_at.store(next, SeqCst);
+        slot.served.store(announced, SeqCst);
+        slot.failures.store(0, SeqCst);
+        schema = found.or(schema);
+        let turned = match &schema {
+            Some(schema) if next != NEVER => ask_providers(session, schema, slot)?,
+            _ => Turn::Idle,
+        };
+        let soon = slot.due_at.load(SeqCst) < process::now() + LINGER;
+        match turned {
+            Turn::Leave => {
+                // Whoever waits gets the database first.
+                slot.due_at.store(slot.due_at.load(SeqCst).max(process::now() + LINGER), SeqCst);
+                return Ok(());
+            }
+            _ if slot.announced() => {}
+            _ if soon => process::wait(NAP),
+            _ => return Ok(()),
         }
     }
-    session.transaction(|| next_due(&schema, may_train))
+}
+
+/// Jobs at providers until nothing of theirs is due, or until something else was announced.
+fn ask_providers(session: &Session, schema: &str, slot: &DatabaseSlot) -> Result<Turn, Failure> {
+    let mut jobs = Jobs::new(session, schema)?;
+    let mut looked = process::now();
+    loop {
+        process::report_activity("pg_finetune: asking providers");
+        let turned = jobs.turn(NAP)?;
+        let time_for_a_round = slot.announced() || process::now() > looked + LINGER;
+        if turned == Turn::Busy && time_for_a_round {
+            // Schedules and trainers do not wait for a provider.
+            looked = process::now();
+            let announced = slot.wakes.load(SeqCst);
+            if session.transaction(workable_schema)?.is_none() {
+                return Ok(Turn::Leave);
+            }
+            housekeeping(session, schema)?;
+            start_trainers(session, schema)?;
+            slot.served.store(announced, SeqCst);
+        }
+        if turned != Turn::Busy {
+            let next = session.transaction(|| next_due_here(schema))?;
+            slot.due_at.store(next, SeqCst);
+            return Ok(turned);
+        }
+    }
+}
+
+/// Looks once at everything here; returns when something will be due by itself, in Postgres' microseconds.
+fn round(session: &Session) -> Result<(Option<String>, i64), Failure> {
+    let Some(schema) = session.transaction(workable_schema)? else {
+        return Ok((None, NEVER));
+    };
+    session.transaction(|| call(&format!("SELECT {schema}._note_timeline()")))?;
+    housekeeping(session, &schema)?;
+    start_trainers(session, &schema)?;
+    let next = session.transaction(|| next_due_here(&schema))?;
+    Ok((Some(schema), next))
+}
+
+fn start_trainers(session: &Session, schema: &str) -> Result<(), Failure> {
+    if settings::MAX_TRAINERS.get() > 0 {
+        for job in session.transaction(|| due_jobs(schema, false))? {
+            start(session, schema, process::database(), &job)?;
+        }
+    }
+    Ok(())
 }
 
 fn housekeeping(session: &Session, schema: &str) -> Result<(), Failure> {
@@ -98,13 +155,24 @@ pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
     loop {
         housekeeping(&session, &schema).map_err(reported)?;
         let jobs = session.transaction(|| due_jobs(&schema, true)).map_err(reported)?;
-        if jobs.is_empty() {
+        let asked = ask_providers_once(&session, &schema).map_err(reported)?;
+        if jobs.is_empty() && !asked {
             return Ok(());
         }
         for job in jobs {
             trainer::run(&session, &schema, &job);
         }
     }
+}
+
+/// What providers can be asked now; true when something was asked.
+fn ask_providers_once(session: &Session, schema: &str) -> Result<bool, Failure> {
+    let mut jobs = Jobs::new(session, schema)?;
+    let mut asked = false;
+    while jobs.turn(NAP)? == Turn::Busy {
+        asked = true;
+    }
+    Ok(asked)
 }
 
 /// Our schema, unless something forbids work here: not installed, another version, paused, a copy.
@@ -144,6 +212,10 @@ fn postpone(schema: &str, job: &str, stage: &str, delay: &str) {
         &args,
     )
     .unwrap_or_report();
+}
+
+fn next_due_here(schema: &str) -> i64 {
+    next_due(schema, settings::MAX_TRAINERS.get() > 0)
 }
 
 fn next_due(schema: &str, with_jobs: bool) -> i64 {

@@ -5,10 +5,14 @@ mod database;
 mod dataset;
 mod failpoint;
 mod http;
+mod jobs;
 mod launcher;
 mod provider_check;
+mod provider_key;
+mod steps;
 mod sweeper;
 mod trainer;
+mod training_file;
 
 pub use database::run_due_work;
 pub use provider_check::check as check_provider;

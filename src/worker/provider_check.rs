@@ -2,12 +2,13 @@
 
 use pgrx::prelude::*;
 
-use super::http;
+use super::http::Policy;
+use super::{provider_key, steps};
 use crate::pg::errors::UserError;
-use crate::pg::foreign::{self, Key, Provider};
+use crate::pg::foreign::{self, Provider};
 use crate::pg::session::Session;
-use crate::providers::openai;
-use crate::providers::secret::Secret;
+use crate::pg::threads::run_beside;
+use crate::providers::fault::{Fault, Refusal};
 
 const SHOWN_MODELS: usize = 5;
 
@@ -24,51 +25,48 @@ pub fn check(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Result<String, Use
             .detail("Providers are foreign servers of the wrapper pg_finetune; builtin needs no check.")
             .hint("CREATE SERVER ... FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'openai', base_url 'https://...');")
     })?;
-    if provider.protocol != "openai" {
-        return Err(UserError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("protocol \"{}\" cannot be checked in this version", provider.protocol),
-        )
-        .detail("Protocol openai can.")
-        .hint("If the host has an address for OpenAI's protocol, use that one."));
-    }
-    ask(&provider)
-}
-
-fn ask(provider: &Provider) -> Result<String, UserError> {
-    let answer = http::get(openai::models_url(&provider.base_url), reveal(&provider.key)?).map_err(|reason| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION,
-            format!("no answer from {}", provider.base_url),
-        )
-        .detail(reason)
-        .hint("Check base_url: ALTER SERVER ... OPTIONS (SET base_url '...');")
-    })?;
-    let models = openai::parse_models(answer.status, &answer.body).map_err(|error| {
-        UserError::new(PgSqlErrorCode::ERRCODE_FDW_UNABLE_TO_CREATE_REPLY, error.to_string())
-            .detail(format!("Asked: {}.", openai::models_url(&provider.base_url)))
-            .hint("Check the key (ALTER USER MAPPING ... OPTIONS) and base_url.")
-    })?;
+    let address = provider.server.base_url.clone();
+    let policy = Policy::now();
+    let told = run_beside(move || ask(&provider, &policy));
+    let models = told
+        .unwrap_or_else(|| Err(Fault::Retry { after: None, message: "the helper thread broke down".into() }))
+        .map_err(|fault| explain(&address, fault))?
+        .map_err(|(status, fault)| explain(&format!("{address}; it answered {status}"), fault))?;
     let shown = models.iter().take(SHOWN_MODELS).map(String::as_str).collect::<Vec<_>>().join(", ");
     Ok(format!(
-        "{} answers with {} models: {shown}{}",
-        provider.base_url,
+        "{address} answers with {} models: {shown}{}",
         models.len(),
         if models.len() > SHOWN_MODELS { ", ..." } else { "" }
     ))
 }
 
-/// The key itself. Errors name the place, never the content.
-fn reveal(key: &Key) -> Result<Secret, UserError> {
-    let (found, place) = match key {
-        Key::Value(secret) => return Ok(secret.clone()),
-        Key::Env(name) => (std::env::var(name).ok(), format!("environment variable {name} of the server")),
-        Key::File(path) => (std::fs::read_to_string(path).ok(), format!("file {path} on the server")),
-    };
-    let text = found.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    text.map(Secret::new).ok_or_else(|| {
-        UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the provider's key is missing")
-            .detail(format!("The {place} is not there, not readable or empty."))
-            .hint("Set it for the user that runs the server and, for an environment variable, restart the server.")
-    })
+/// The models, or the status of the answer with what is wrong with it; or why there was no answer.
+fn ask(provider: &Provider, policy: &Policy) -> Result<Result<Vec<String>, (u16, Fault)>, Fault> {
+    let protocol = steps::protocol(&provider.server)?;
+    let key = provider_key::reveal(&provider.key).map_err(|message| {
+        Fault::Auth(Refusal { code: "key".into(), message, param: None, hint: provider_key::HINT.into() })
+    })?;
+    let answer = steps::ask(&protocol.models(&provider.server)?, &key, policy)?;
+    Ok(protocol.read_models(&answer).map_err(|fault| (answer.status, fault)))
+}
+
+fn explain(address: &str, fault: Fault) -> UserError {
+    use PgSqlErrorCode as Code;
+    let asked = format!("Asked: {address}.");
+    match fault {
+        Fault::Retry { message, .. } | Fault::Ambiguous { message } => {
+            UserError::new(Code::ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION, format!("no answer from {address}"))
+                .detail(message)
+                .hint("Check base_url: ALTER SERVER ... OPTIONS (SET base_url '...');")
+        }
+        Fault::Auth(refusal) | Fault::Refused(refusal) => UserError::new(
+            Code::ERRCODE_FDW_UNABLE_TO_CREATE_REPLY,
+            format!("the provider refuses: {}", refusal.message),
+        )
+        .detail(asked)
+        .hint(refusal.hint),
+        other => UserError::new(Code::ERRCODE_FDW_UNABLE_TO_CREATE_REPLY, other.to_string())
+            .detail(asked)
+            .hint("Check base_url and the option protocol: ALTER SERVER ... OPTIONS (SET ...);"),
+    }
 }

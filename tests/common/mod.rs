@@ -13,11 +13,13 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 mod app;
+mod provider;
 mod repository;
 mod server;
 
 pub use app::*;
 pub use postgres::{Client, GenericClient, NoTls};
+pub use provider::*;
 pub use repository::*;
 pub use server::{run, Database, Notices, Server, Stop};
 

@@ -149,6 +149,13 @@ impl Server {
         });
     }
 
+    /// Path of a file with this text that the server can read and its tables, dumps and logs do not hold.
+    pub fn secret(&self, text: &str) -> String {
+        let path = self.dir.join("secret");
+        std::fs::write(&path, text).expect("a file for the secret");
+        path.to_str().expect("a path in UTF-8").to_string()
+    }
+
     /// Everything that the server has logged so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.dir.join("log")).expect("the server's log")).into_owned()

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
-use crate::core::dataset::triplets::{normalise, Group, Options, PoolText, User};
-use crate::core::dataset::{Example, Split};
+use crate::core::dataset::export::{group_lines, Format, Listener};
+use crate::core::dataset::triplets::{normalise, Group, Mining, Options, PoolText, User};
+use crate::core::dataset::{DatasetError, Example, Split};
 use crate::pg::errors::UserError;
 use crate::pg::memory::in_own_context;
 use crate::pg::spi::own_schema;
@@ -249,4 +250,62 @@ impl Groups {
         self.next += 1;
         Ok(Some(self.current.group(positive, self.pool(), &self.options)))
     }
+}
+
+/// Negatives per positive in the lines of formats made of triplets.
+const EXPORT_PER_POSITIVE: i32 = 4;
+
+/// Lines of an export, in batches of which each may be read in a transaction of its own.
+pub struct Lines {
+    format: Format,
+    from: From,
+}
+
+enum From {
+    Groups(Box<Groups>),
+    Users { users: Users, split: Split, current: Option<(Listener, usize)> },
+}
+
+impl Lines {
+    pub fn open(dataset: &str, format: Format, split: Split) -> Result<Self, UserError> {
+        let source = Source::open(dataset, split)?;
+        let from = if format.of_triplets() {
+            let options = Options::new(EXPORT_PER_POSITIVE, Mining::Hard, source.seed()).map_err(user_error)?;
+            From::Groups(Box::new(Groups::new(source, options)))
+        } else {
+            From::Users { split: source.split(), users: Users::without_vectors(source), current: None }
+        };
+        Ok(Self { format, from })
+    }
+
+    /// Some lines, or none yet; None at the end.
+    pub fn batch(&mut self) -> Result<Option<Vec<String>>, UserError> {
+        match &mut self.from {
+            From::Groups(groups) => {
+                let Some(group) = groups.advance()? else { return Ok(None) };
+                let lines = group_lines(self.format, groups.user(), groups.pool(), &group);
+                lines.map(Some).map_err(user_error)
+            }
+            From::Users { users, split, current } => {
+                if current.as_ref().is_none_or(|(listener, next)| *next == listener.lines()) {
+                    let Some((user_id, examples)) = users.advance()? else { return Ok(None) };
+                    *current = Some((Listener::new(user_id, examples, *split), 0));
+                }
+                let Some((listener, next)) = current.as_mut().filter(|(listener, next)| *next < listener.lines())
+                else {
+                    return Ok(Some(Vec::new()));
+                };
+                *next += 1;
+                Ok(Some(vec![listener.line(self.format, *next - 1).map_err(user_error)?]))
+            }
+        }
+    }
+}
+
+pub fn user_error(error: DatasetError) -> UserError {
+    let code = match error {
+        DatasetError::Unknown { .. } | DatasetError::PerPositive(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        DatasetError::EmptyText { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+    };
+    UserError::new(code, error.to_string()).detail(error.detail()).hint(error.hint())
 }
