@@ -46,7 +46,6 @@ CREATE AGGREGATE precision_score(actual boolean, predicted boolean) (
     PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE precision_score(boolean, boolean) IS 'Share of the predicted that was actual; NULL when nothing was predicted';
-REVOKE ALL ON FUNCTION precision_score(boolean, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION precision_score(boolean, boolean) TO finetune_analyst;
 
 CREATE AGGREGATE recall_score(actual boolean, predicted boolean) (
@@ -58,7 +57,6 @@ CREATE AGGREGATE recall_score(actual boolean, predicted boolean) (
     PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE recall_score(boolean, boolean) IS 'Share of the actual that was predicted; NULL when nothing was actual';
-REVOKE ALL ON FUNCTION recall_score(boolean, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION recall_score(boolean, boolean) TO finetune_analyst;
 
 CREATE AGGREGATE f1_score(actual boolean, predicted boolean) (
@@ -70,5 +68,4 @@ CREATE AGGREGATE f1_score(actual boolean, predicted boolean) (
     PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE f1_score(boolean, boolean) IS 'Harmonic mean of precision and recall, from counts; NULL when nothing was predicted or actual';
-REVOKE ALL ON FUNCTION f1_score(boolean, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION f1_score(boolean, boolean) TO finetune_analyst;

@@ -5,7 +5,6 @@ CREATE FUNCTION bucket(seed text, unit text, hash_version integer DEFAULT 2) RET
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'bucket_wrapper';
 COMMENT ON FUNCTION bucket IS 'Bucket (0..9999; hash version 1: 0..999) of a unit under a seed: the hash of GrowthBook''s SDKs';
-REVOKE ALL ON FUNCTION bucket FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION bucket TO finetune_app, finetune_analyst;
 
 CREATE TYPE assignment AS (
@@ -142,57 +141,86 @@ GRANT EXECUTE ON FUNCTION _assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id, NULL, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id, NULL, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(text) IS 'Variant of a user in the oldest running experiment; base when none runs';
-REVOKE ALL ON FUNCTION assign_variant(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(uuid) IS 'Same as assign_variant(text), for lower-case hyphenated uuids';
-REVOKE ALL ON FUNCTION assign_variant(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(uuid) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(bigint) IS 'Same as assign_variant(text), for decimal integers';
-REVOKE ALL ON FUNCTION assign_variant(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(bigint) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id, experiment, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id, experiment, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(text, text) IS 'Variant of a user in the named experiment; what was shipped (else base) once it is stopped';
-REVOKE ALL ON FUNCTION assign_variant(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(text, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(uuid, text) IS 'Same as assign_variant(text, text), for lower-case hyphenated uuids';
-REVOKE ALL ON FUNCTION assign_variant(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(uuid, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint, experiment text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant; END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
+    RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant;
+END
+$$;
 COMMENT ON FUNCTION assign_variant(bigint, text) IS 'Same as assign_variant(text, text), for decimal integers';
-REVOKE ALL ON FUNCTION assign_variant(bigint, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION assign_variant(bigint, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION explain_assignment(user_id text, experiment text DEFAULT NULL) RETURNS @extschema@.assignment
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$ BEGIN RETURN @extschema@._resolve_assignment(user_id, experiment, NULL); END $$;
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('explain_assignment', 'finetune_app', 'finetune_analyst');
+    RETURN @extschema@._resolve_assignment(user_id, experiment, NULL);
+END
+$$;
 COMMENT ON FUNCTION explain_assignment IS 'Variant of a user with the bucket, phase and reason behind it';
-REVOKE ALL ON FUNCTION explain_assignment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION explain_assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text, provider_model text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('model_for', 'finetune_app', 'finetune_analyst');
     RETURN QUERY
     SELECT a.variant, a.model_id, m.provider, m.provider_model
     FROM @extschema@._resolve_assignment(model_for.user_id, NULL, NULL) a
@@ -200,5 +228,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, and the model''s name there, for applications that call a provider themselves';
-REVOKE ALL ON FUNCTION model_for FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION model_for TO finetune_app, finetune_analyst;

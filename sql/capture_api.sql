@@ -297,6 +297,7 @@ DECLARE
     src @extschema@.capture_source;
     sample text;
 BEGIN
+    PERFORM @extschema@._require_role('capture_signals', 'finetune_admin');
     IF relation IS NULL OR via IS NULL OR on_error IS NULL OR on_error NOT IN ('warn', 'abort') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
@@ -325,7 +326,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION capture_signals(regclass, regclass, name, text) IS 'From now on every INSERT, UPDATE and DELETE on the table is mapped through the view into training_data_point and model_performance_log';
-REVOKE ALL ON FUNCTION capture_signals(regclass, regclass, name, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION capture_signals(regclass, regclass, name, text) TO finetune_admin;
 
 CREATE FUNCTION _capture_source_of(captured regclass) RETURNS capture_source
@@ -351,10 +351,12 @@ GRANT EXECUTE ON FUNCTION _capture_source_of(regclass) TO finetune_admin;
 CREATE FUNCTION stop_capturing(relation regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    src @extschema@.capture_source := @extschema@._capture_source_of(relation);
+    src @extschema@.capture_source;
     fn regprocedure;
     doomed record;
 BEGIN
+    PERFORM @extschema@._require_role('stop_capturing', 'finetune_admin');
+    src := @extschema@._capture_source_of(relation);
     FOR fn IN SELECT p.oid FROM pg_proc p
               WHERE p.proname = @extschema@._capture_trigger_name(src.name) AND pg_has_role(p.proowner, 'USAGE') LOOP
         FOR doomed IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t WHERE t.tgfoid = fn LOOP
@@ -373,19 +375,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stop_capturing(regclass) IS 'Removes the triggers and the generated function; what was captured stays';
-REVOKE ALL ON FUNCTION stop_capturing(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stop_capturing(regclass) TO finetune_admin;
 
 CREATE FUNCTION backfill_signals(relation regclass, batch int DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    src @extschema@.capture_source := @extschema@._capture_source_of(relation);
-    failures bigint[] := @extschema@._open_failures(src.name);
+    src @extschema@.capture_source;
+    failures bigint[];
     page record;
     last text;
     total bigint := 0;
     faulty text[] := '{}';
 BEGIN
+    PERFORM @extschema@._require_role('backfill_signals', 'finetune_admin');
+    src := @extschema@._capture_source_of(relation);
+    failures := @extschema@._open_failures(src.name);
     LOOP
         SELECT * INTO page FROM @extschema@._backfill_page(src, last, batch);
         EXIT WHEN page.last IS NULL;
@@ -397,18 +401,20 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION backfill_signals(regclass, int) IS 'Captures what a captured table holds already, and heals capture_failure; returns rows new or changed, so a second call returns 0';
-REVOKE ALL ON FUNCTION backfill_signals(regclass, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION backfill_signals(regclass, int) TO finetune_admin;
 
 CREATE PROCEDURE backfill_signals_in_batches(relation regclass, batch int DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
-    src @extschema@.capture_source := @extschema@._capture_source_of(relation);
-    failures pg_catalog.int8[] := @extschema@._open_failures(src.name);
+    src @extschema@.capture_source;
+    failures pg_catalog.int8[];
     page record;
     last pg_catalog.text;
     faulty pg_catalog.text[] := '{}';
 BEGIN
+    PERFORM @extschema@._require_role('backfill_signals_in_batches', 'finetune_admin');
+    src := @extschema@._capture_source_of(relation);
+    failures := @extschema@._open_failures(src.name);
     LOOP
         SELECT * INTO page FROM @extschema@._backfill_page(src, last, batch);
         EXIT WHEN page.last IS NULL;
@@ -420,7 +426,6 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE backfill_signals_in_batches(regclass, int) IS 'backfill_signals() for tables in use: commits after each batch, so that no writer waits for the whole of it';
-REVOKE ALL ON PROCEDURE backfill_signals_in_batches(regclass, int) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE backfill_signals_in_batches(regclass, int) TO finetune_admin;
 
 CREATE FUNCTION _capture_state(src capture_source) RETURNS text

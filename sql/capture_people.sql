@@ -16,7 +16,7 @@ COMMENT ON FUNCTION _require_user(text) IS 'Refuses a missing user id';
 REVOKE ALL ON FUNCTION _require_user(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _require_user(text) TO finetune_app;
 
-CREATE FUNCTION record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
+CREATE FUNCTION _record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
     relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -49,11 +49,24 @@ BEGIN
     PERFORM @extschema@._point_signals('api', ARRAY[signal]);
 END
 $$;
-COMMENT ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) IS 'For applications without a table to capture: one call when an item is shown, one more with the same signal_id when the user acts; the last action wins';
-REVOKE ALL ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION record_signal(text, text, text, text, @extschema:vector@.vector, text, text, double precision, int, text) TO finetune_app;
+COMMENT ON FUNCTION _record_signal IS 'pg_finetune private: record_signal with the owner''s rights';
+REVOKE ALL ON FUNCTION _record_signal FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _record_signal TO finetune_app;
 
-CREATE FUNCTION record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
+CREATE FUNCTION record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
+    embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
+    relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._require_role('record_signal', 'finetune_app');
+    PERFORM @extschema@._record_signal(user_id, signal_id, chunk_content, user_action, embedding, chunk_id, surface, relevance_score,
+                                       "position", session_id);
+END
+$$;
+COMMENT ON FUNCTION record_signal IS 'For applications without a table to capture: one call when an item is shown, one more with the same signal_id when the user acts; the last action wins';
+GRANT EXECUTE ON FUNCTION record_signal TO finetune_app;
+
+CREATE FUNCTION _record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     served record;
@@ -66,14 +79,24 @@ BEGIN
     END IF;
     SELECT * INTO served FROM @extschema@._assignment(user_id, now());
     INSERT INTO @extschema@.satisfaction_survey (user_id, id, experiment, variant, score, comment)
-    VALUES (record_satisfaction.user_id, answer, CASE WHEN served.in_experiment THEN served.experiment END,
-            coalesce(served.variant, 'base'), record_satisfaction.score, record_satisfaction.comment);
+    VALUES (_record_satisfaction.user_id, answer, CASE WHEN served.in_experiment THEN served.experiment END,
+            coalesce(served.variant, 'base'), _record_satisfaction.score, _record_satisfaction.comment);
     RETURN answer;
 END
 $$;
-COMMENT ON FUNCTION record_satisfaction(text, int, text) IS 'Keeps one answer to "how well did these suggestions fit?" (1 to 5) with the variant that serves the user now; returns its id';
-REVOKE ALL ON FUNCTION record_satisfaction(text, int, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION record_satisfaction(text, int, text) TO finetune_app;
+COMMENT ON FUNCTION _record_satisfaction IS 'pg_finetune private: record_satisfaction with the owner''s rights';
+REVOKE ALL ON FUNCTION _record_satisfaction FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _record_satisfaction TO finetune_app;
+
+CREATE FUNCTION record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._require_role('record_satisfaction', 'finetune_app');
+    RETURN @extschema@._record_satisfaction(user_id, score, comment);
+END
+$$;
+COMMENT ON FUNCTION record_satisfaction IS 'Keeps one answer to "how well did these suggestions fit?" (1 to 5) with the variant that serves the user now; returns its id';
+GRANT EXECUTE ON FUNCTION record_satisfaction TO finetune_app;
 
 CREATE FUNCTION _traces_of_user(who text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -125,6 +148,7 @@ DECLARE
     rows bigint;
     place text;
 BEGIN
+    PERFORM @extschema@._require_role('forget_user', 'finetune_admin');
     PERFORM @extschema@._require_user(user_id);
     receipt := @extschema@._traces_of_user(user_id);
     removed := jsonb_build_object('capture_failure', @extschema@._forget_failures(user_id));
@@ -137,5 +161,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION forget_user(text) IS 'Removes a person from data points, datasets, logs, surveys, pins and failures; the receipt counts what went and names the models and providers that learned from them';
-REVOKE ALL ON FUNCTION forget_user(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION forget_user(text) TO finetune_admin;

@@ -375,6 +375,7 @@ DECLARE
     new_version integer;
     report jsonb;
 BEGIN
+    PERFORM @extschema@._require_role('create_dataset', 'finetune_admin');
     PERFORM @extschema@._check_dataset_parameters(create_dataset.name, since, until, positive, min_examples,
         min_user_saved, min_user_skipped, test_share, mistake_weight, split);
     -- one at a time: versions are counted up, and two could mark the same points in opposite orders
@@ -406,7 +407,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION create_dataset IS 'Freezes the last action of each user on each text as a new version of a dataset, split into train and test without a text on both sides; the row in dataset says what was left out and why';
-REVOKE ALL ON FUNCTION create_dataset FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION create_dataset TO finetune_admin;
 
 CREATE FUNCTION _dataset_id(dataset text) RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -440,6 +440,7 @@ DECLARE
     old @extschema@.dataset;
     models text;
 BEGIN
+    PERFORM @extschema@._require_role('drop_dataset', 'finetune_admin');
     SELECT d.* INTO old FROM @extschema@.dataset d WHERE d.id = @extschema@._dataset_id(dataset) FOR UPDATE;
     IF EXISTS (SELECT FROM @extschema@.fine_tuning_job j WHERE j.dataset_id = old.id
                AND j.state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')) THEN
@@ -462,7 +463,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION drop_dataset IS 'Removes one version of a dataset, its examples and finished jobs; refuses when models were trained on it, unless forced';
-REVOKE ALL ON FUNCTION drop_dataset FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION drop_dataset TO finetune_admin;
 
 CREATE FUNCTION contrastive_triplets(
@@ -471,13 +471,11 @@ CREATE FUNCTION contrastive_triplets(
     OUT anchor text, OUT positive text, OUT negative text, OUT mined boolean)
 RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'contrastive_triplets_wrapper';
 COMMENT ON FUNCTION contrastive_triplets IS 'Triplets of texts: anchor = another save of the same user, positive = a save, negative = a skip of the same user and surface or (mined) a text of others; SELECT contrastive_triplets(...) streams, in FROM Postgres gathers all rows first. The built-in trainer does not use them: its anchors are whole profiles, which have no text';
-REVOKE ALL ON FUNCTION contrastive_triplets FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION contrastive_triplets TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION export_jsonl(dataset text, format text DEFAULT 'triplet', split text DEFAULT 'train')
 RETURNS SETOF text LANGUAGE c STABLE STRICT PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'export_jsonl_wrapper';
 COMMENT ON FUNCTION export_jsonl IS 'A dataset as lines of JSON for trainers and providers; formats: triplet, pair, cohere_rerank, openai_chat, openai_dpo, bedrock_converse, anthropic, raw. COPY (SELECT export_jsonl(...)) TO streams them';
-REVOKE ALL ON FUNCTION export_jsonl FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION export_jsonl TO finetune_analyst, finetune_admin;
 
 CREATE VIEW datasets AS

@@ -4,6 +4,7 @@ CREATE FUNCTION served_at(at timestamptz) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('served_at', 'finetune_app', 'finetune_analyst');
     RETURN coalesce(
         (SELECT d.model_id FROM @extschema@.deployment d
          WHERE served_at.at IS NULL OR d.deployed_at <= served_at.at
@@ -12,7 +13,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION served_at IS 'Model that served users outside experiments at that moment (NULL = now)';
-REVOKE ALL ON FUNCTION served_at FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION served_at TO finetune_app, finetune_analyst;
 
 CREATE VIEW deployment_history AS
@@ -106,6 +106,7 @@ CREATE FUNCTION deploy_model(model text, reason text DEFAULT NULL) RETURNS bigin
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('deploy_model', 'finetune_admin');
     PERFORM @extschema@._require_model(model);
     -- Models of outside providers have no adapter here that the gate could judge.
     IF EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = deploy_model.model) THEN
@@ -115,7 +116,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION deploy_model IS 'Makes a model serve everybody outside experiments; returns the id of the deployment';
-REVOKE ALL ON FUNCTION deploy_model FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION deploy_model TO finetune_admin;
 
 CREATE FUNCTION _earlier_live_models() RETURNS text[]
@@ -156,6 +156,7 @@ AS $$
 DECLARE
     earlier text[];
 BEGIN
+    PERFORM @extschema@._require_role('rollback_model', 'finetune_admin');
     LOCK TABLE @extschema@.deployment IN SHARE ROW EXCLUSIVE MODE;
     earlier := @extschema@._earlier_live_models();
     IF steps IS NULL OR steps NOT BETWEEN 1 AND cardinality(earlier) THEN
@@ -174,5 +175,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollback_model IS 'Goes back to the model that served that many changes ago; returns the model now live';
-REVOKE ALL ON FUNCTION rollback_model FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rollback_model TO finetune_admin;

@@ -94,6 +94,7 @@ CREATE FUNCTION start_experiment(name text, candidate text, base text DEFAULT NU
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('start_experiment', 'finetune_admin');
     base := coalesce(base, @extschema@.served_at(NULL));
     seed := coalesce(seed, replace(gen_random_uuid()::text, '-', ''));
     PERFORM @extschema@._check_new_experiment(name, seed, planned_users);
@@ -104,7 +105,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION start_experiment IS 'Starts an A/B test of a candidate (variant fineTuned) against the live model (variant base); returns its name';
-REVOKE ALL ON FUNCTION start_experiment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION start_experiment TO finetune_admin;
 
 CREATE FUNCTION _lock_running_experiment(name text) RETURNS integer
@@ -151,8 +151,10 @@ CREATE FUNCTION set_coverage(experiment text, coverage double precision) RETURNS
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    current_phase integer := @extschema@._lock_running_experiment(experiment);
+    current_phase integer;
 BEGIN
+    PERFORM @extschema@._require_role('set_coverage', 'finetune_admin');
+    current_phase := @extschema@._lock_running_experiment(experiment);
     IF coverage IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
@@ -173,7 +175,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION set_coverage IS 'Lets more or fewer users into a running experiment at unchanged weights; returns the number of the new phase';
-REVOKE ALL ON FUNCTION set_coverage FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION set_coverage TO finetune_admin;
 
 CREATE FUNCTION _end_experiment(name text, ship text, reason text, inputs jsonb) RETURNS text
@@ -215,18 +216,19 @@ CREATE FUNCTION stop_experiment(name text, ship text DEFAULT NULL, reason text D
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('stop_experiment', 'finetune_admin');
     RETURN @extschema@._end_experiment(name, ship, reason,
         jsonb_build_object('called', 'stop_experiment', 'ship', ship));
 END
 $$;
 COMMENT ON FUNCTION stop_experiment IS 'Stops an experiment; ship names the variant whose model is deployed to everybody, without it the deployed model stays';
-REVOKE ALL ON FUNCTION stop_experiment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stop_experiment TO finetune_admin;
 
 CREATE FUNCTION pin_user(user_id text, experiment text, variant text, reason text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM @extschema@._require_role('pin_user', 'finetune_admin');
     PERFORM @extschema@._lock_running_experiment(experiment);
     IF user_id IS NULL OR user_id = '' OR NOT EXISTS (
         SELECT FROM @extschema@.experiment_arm a WHERE a.experiment = pin_user.experiment AND a.variant = pin_user.variant) THEN
@@ -243,7 +245,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pin_user IS 'Gives a tester a chosen variant whatever the bucket; pinned users are left out of the analysis';
-REVOKE ALL ON FUNCTION pin_user FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pin_user TO finetune_admin;
 
 CREATE FUNCTION export_growthbook(experiment text) RETURNS jsonb
@@ -252,6 +253,7 @@ AS $$
 DECLARE
     exported jsonb;
 BEGIN
+    PERFORM @extschema@._require_role('export_growthbook', 'finetune_app', 'finetune_analyst');
     SELECT jsonb_build_object(
                'key', e.name, 'seed', p.seed, 'hashVersion', e.hash_version, 'hashAttribute', 'id',
                'active', e.status = 'running', 'phase', p.phase::text, 'coverage', p.coverage,
@@ -276,5 +278,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION export_growthbook IS 'The experiment as GrowthBook''s SDKs take it: they compute the same variant from the same user id';
-REVOKE ALL ON FUNCTION export_growthbook FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION export_growthbook TO finetune_app, finetune_analyst;

@@ -137,6 +137,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM @extschema@._require_role('experiment_health', 'finetune_analyst');
     PERFORM @extschema@._require_experiment(experiment_health.experiment);
     RETURN QUERY
     SELECT * FROM @extschema@._health_exposure(experiment_health.experiment)
@@ -146,5 +147,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION experiment_health IS 'Whether the results may be believed: one row per check, verdict ok, alarm or not enough data, and what it means';
-REVOKE ALL ON FUNCTION experiment_health FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION experiment_health TO finetune_analyst;

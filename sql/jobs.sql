@@ -168,6 +168,7 @@ CREATE FUNCTION fine_tune(
 ) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._require_role('fine_tune', 'finetune_admin');
     IF provider IS NULL OR hyperparameters IS NULL OR seed IS NULL OR timeout IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'provider, hyperparameters, seed and timeout may not be NULL',
@@ -190,7 +191,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) IS
     'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. At a provider (name of a foreign server) a job estimated above max_usd ends before anything is uploaded. The same job submitted again while open returns the first one''s id';
-REVOKE ALL ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) TO finetune_admin;
 
 CREATE FUNCTION _job_state(job uuid) RETURNS text
@@ -214,8 +214,10 @@ GRANT EXECUTE ON FUNCTION _job_state(uuid) TO finetune_analyst, finetune_admin;
 CREATE FUNCTION cancel_job(job uuid) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_state text := @extschema@._job_state(job);
+    v_state text;
 BEGIN
+    PERFORM @extschema@._require_role('cancel_job', 'finetune_admin');
+    v_state := @extschema@._job_state(job);
     UPDATE @extschema@.fine_tuning_job j
     SET cancel_requested = true,
         state       = CASE WHEN w.waits THEN 'cancelled' ELSE j.state END,
@@ -236,14 +238,15 @@ BEGIN
     RETURN v_state;
 END $$;
 COMMENT ON FUNCTION cancel_job(uuid) IS 'Stops a job: one that waits ends at once, one that trains here within a second or so, one at a provider when the provider says so. Returns the state after the call; a job that has ended stays as it is';
-REVOKE ALL ON FUNCTION cancel_job(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cancel_job(uuid) TO finetune_admin;
 
 CREATE FUNCTION retry_job(job uuid) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_state text := @extschema@._job_state(job);
+    v_state text;
 BEGIN
+    PERFORM @extschema@._require_role('retry_job', 'finetune_admin');
+    v_state := @extschema@._job_state(job);
     UPDATE @extschema@.fine_tuning_job j
     SET state = 'pending', stage = 'waiting for a worker', progress = 0, step = 0, loss = NULL, validation_auc = NULL,
         attempt = 0, token = NULL, cancel_requested = false, due_at = now(),
@@ -273,7 +276,6 @@ BEGIN
     RETURN job;
 END $$;
 COMMENT ON FUNCTION retry_job(uuid) IS 'Runs a failed, cancelled or expired job again, with the same dataset, parameters and seed; one that may still run at its provider is taken up there instead';
-REVOKE ALL ON FUNCTION retry_job(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION retry_job(uuid) TO finetune_admin;
 
 -- A procedure that commits may not pin its search_path, so everything in it is qualified.
@@ -282,6 +284,7 @@ CREATE PROCEDURE wait_for_job(job uuid, INOUT state text DEFAULT NULL, timeout i
 DECLARE
     v_until pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
 BEGIN
+    PERFORM @extschema@._require_role('wait_for_job', 'finetune_analyst');
     LOOP
         state := @extschema@._job_state(job);
         EXIT WHEN NOT @extschema@._job_is_open(state);
@@ -300,7 +303,6 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON PROCEDURE wait_for_job(uuid, text, interval) IS 'Returns when the job has ended, with its final state; CALL it outside a transaction block. ERROR 57014 after timeout';
-REVOKE ALL ON PROCEDURE wait_for_job(uuid, text, interval) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE wait_for_job(uuid, text, interval) TO finetune_analyst, finetune_admin;
 
 CREATE VIEW fine_tuning_jobs AS

@@ -207,6 +207,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM @extschema@._require_role('model_metrics', 'finetune_analyst');
     PERFORM @extschema@._check_actions(positive);
     IF model_metrics.experiment IS NOT NULL THEN
         PERFORM @extschema@._require_experiment(model_metrics.experiment);
@@ -237,5 +238,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION model_metrics IS 'Everything per variant: rates over shown, precision and recall of suggestions (score >= threshold), score distribution, engagement, time to process, satisfaction';
-REVOKE ALL ON FUNCTION model_metrics FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION model_metrics TO finetune_analyst;

@@ -12,5 +12,4 @@ GRANT USAGE ON FOREIGN DATA WRAPPER pg_finetune TO finetune_admin;
 CREATE PROCEDURE check_provider(provider text)
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_provider_wrapper';
 COMMENT ON PROCEDURE check_provider(text) IS 'Asks a provider for its list of models with the caller''s key and says in a NOTICE what came back; CALL it outside a transaction block';
-REVOKE ALL ON PROCEDURE check_provider(text) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE check_provider(text) TO finetune_admin;

@@ -132,6 +132,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM @extschema@._require_role('experiment_results', 'finetune_analyst');
     PERFORM @extschema@._require_experiment(experiment_results.experiment);
     PERFORM @extschema@._check_actions(positive);
     RETURN QUERY
@@ -164,5 +165,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION experiment_results IS 'One row per metric and target: estimates, difference and lift with intervals that hold however often one looks, and the verdict proved, refuted or open. fixed_* and p_fixed hold at one look at planned_users only. outcome_window counts only items shown at least that long ago';
-REVOKE ALL ON FUNCTION experiment_results FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION experiment_results TO finetune_analyst;

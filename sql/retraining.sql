@@ -23,6 +23,7 @@ CREATE FUNCTION schedule_retraining(
 DECLARE
     v_next timestamptz;
 BEGIN
+    PERFORM @extschema@._require_role('schedule_retraining', 'finetune_admin');
     IF name IS NULL OR name = '' OR cron IS NULL OR time_zone IS NULL OR min_new_examples IS NULL OR min_first_examples IS NULL
        OR hyperparameters IS NULL OR coverage IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
@@ -66,7 +67,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) IS
     'Retrains by the clock: dataset, job, gate, experiment. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
-REVOKE ALL ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) TO finetune_admin;
 
 CREATE FUNCTION _check_schedule(name text) RETURNS void
@@ -86,23 +86,23 @@ GRANT EXECUTE ON FUNCTION _check_schedule(text) TO finetune_admin;
 CREATE FUNCTION unschedule_retraining(name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._require_role('unschedule_retraining', 'finetune_admin');
     PERFORM @extschema@._check_schedule(name);
     DELETE FROM @extschema@.retraining_schedule s WHERE s.name = unschedule_retraining.name;
 END $$;
 COMMENT ON FUNCTION unschedule_retraining(text) IS 'Ends a schedule; a run that is under way ends by itself, its rows stay';
-REVOKE ALL ON FUNCTION unschedule_retraining(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION unschedule_retraining(text) TO finetune_admin;
 
 CREATE FUNCTION retrain_now(name text) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._require_role('retrain_now', 'finetune_admin');
     PERFORM @extschema@._check_schedule(name);
     UPDATE @extschema@.retraining_schedule s SET next_due_at = clock_timestamp(), enabled = true WHERE s.name = retrain_now.name;
     PERFORM @extschema@._wake_worker();
     RETURN clock_timestamp();
 END $$;
 COMMENT ON FUNCTION retrain_now(text) IS 'A tick of a schedule at once, by the same rules; the rhythm goes on afterwards';
-REVOKE ALL ON FUNCTION retrain_now(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION retrain_now(text) TO finetune_admin;
 
 CREATE FUNCTION _end_run(schedule text, due_at timestamptz, state text, stage text, reason text) RETURNS void

@@ -47,7 +47,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _is_held(fine_tuning_job) IS 'pg_finetune private: whether a live process holds this job under a lease that has not run out';
 REVOKE ALL ON FUNCTION _is_held(fine_tuning_job) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _is_held(fine_tuning_job) TO finetune_admin;
+GRANT EXECUTE ON FUNCTION _is_held(fine_tuning_job) TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _end_job(job uuid, token bigint, state text, stage text,
                          error_code text DEFAULT NULL, error_message text DEFAULT NULL, error_hint text DEFAULT NULL) RETURNS boolean
@@ -232,20 +232,31 @@ GRANT EXECUTE ON FUNCTION _next_due_at(boolean) TO finetune_analyst, finetune_ad
 CREATE PROCEDURE run_due_work()
     LANGUAGE c AS 'MODULE_PATHNAME', 'run_due_work_wrapper';
 COMMENT ON PROCEDURE run_due_work() IS 'One round of the worker in this session, training included: for servers that allow no background worker, and for pg_cron. CALL it outside a transaction block; it commits after every step';
-REVOKE ALL ON PROCEDURE run_due_work() FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE run_due_work() TO finetune_admin;
+
+-- With the owner's rights: that setting is not for everybody to read.
+CREATE FUNCTION _is_preloaded() RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN current_setting('shared_preload_libraries') ~ '\mpg_finetune\M';
+END $$;
+COMMENT ON FUNCTION _is_preloaded() IS 'pg_finetune private: whether the library is in shared_preload_libraries';
+REVOKE ALL ON FUNCTION _is_preloaded() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _is_preloaded() TO finetune_analyst;
 
 CREATE FUNCTION worker_status(
     OUT state text, OUT launcher_pid integer, OUT preloaded boolean, OUT busy_trainers integer, OUT max_trainers integer,
     OUT open_jobs bigint, OUT running_jobs bigint, OUT provider_jobs bigint, OUT waiting_for text, OUT next_due_at timestamptz, OUT hint text)
-    LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_obstacle text := @extschema@._worker_obstacle();
+    v_obstacle text;
 BEGIN
+    PERFORM @extschema@._require_role('worker_status', 'finetune_analyst');
+    v_obstacle := @extschema@._worker_obstacle();
     launcher_pid := @extschema@._launcher_pid();
     busy_trainers := @extschema@._busy_trainers();
     max_trainers := current_setting('pg_finetune.max_trainers')::int;
-    preloaded := current_setting('shared_preload_libraries') ~ '\mpg_finetune\M';
+    preloaded := @extschema@._is_preloaded();
     SELECT count(*), count(*) FILTER (WHERE j.phase IS NULL AND @extschema@._is_held(j)), count(j.phase) INTO open_jobs, running_jobs, provider_jobs
     FROM @extschema@.fine_tuning_job j WHERE @extschema@._job_is_open(j.state);
     SELECT string_agg(format('%s until %s: %s', h.provider, to_char(h.retry_at, 'HH24:MI:SS'), h.last_error), '; ' ORDER BY h.provider, h.owner)
@@ -269,29 +280,28 @@ BEGIN
                      THEN 'All training processes are busy: pg_finetune.max_trainers allows ' || max_trainers || '.' END;
 END $$;
 COMMENT ON FUNCTION worker_status() IS 'One row: what the worker does in this database, what it waits for and the command that would help';
-REVOKE ALL ON FUNCTION worker_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION worker_status() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION pause_worker() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._require_role('pause_worker', 'finetune_admin');
     UPDATE @extschema@.installation SET worker_paused = true;
 END $$;
 COMMENT ON FUNCTION pause_worker() IS 'No new job, schedule or rollout step begins in this database until resume_worker(); a job that trains goes on (cancel_job stops it)';
-REVOKE ALL ON FUNCTION pause_worker() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pause_worker() TO finetune_admin;
 
 CREATE FUNCTION resume_worker() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@._require_role('resume_worker', 'finetune_admin');
     UPDATE @extschema@.installation SET worker_paused = false;
     PERFORM @extschema@._wake_worker();
 END $$;
 COMMENT ON FUNCTION resume_worker() IS 'Undoes pause_worker()';
-REVOKE ALL ON FUNCTION resume_worker() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION resume_worker() TO finetune_admin;
 
-CREATE FUNCTION adopt_database() RETURNS void
+CREATE FUNCTION _adopt_database() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @extschema@._look_before_sending();
@@ -300,6 +310,15 @@ BEGIN
     SELECT s.system_identifier, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database();
     PERFORM @extschema@._wake_worker();
 END $$;
+COMMENT ON FUNCTION _adopt_database() IS 'pg_finetune private: adopt_database with the owner''s rights';
+REVOKE ALL ON FUNCTION _adopt_database() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _adopt_database() TO finetune_admin;
+
+CREATE FUNCTION adopt_database() RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._require_role('adopt_database', 'finetune_admin');
+    PERFORM @extschema@._adopt_database();
+END $$;
 COMMENT ON FUNCTION adopt_database() IS 'Says that this restored or cloned database is the one that goes on: open jobs and schedules run here from now on; jobs that the original may have sent to a provider are looked for there before anything is sent';
-REVOKE ALL ON FUNCTION adopt_database() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION adopt_database() TO finetune_admin;

@@ -14,7 +14,8 @@ use pgrx::prelude::*;
 pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/preamble.sql", name = "preamble", bootstrap);
-extension_sql_file!("../sql/tables_data.sql", name = "tables_data", requires = ["preamble"]);
+extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["preamble"]);
+extension_sql_file!("../sql/tables_data.sql", name = "tables_data", requires = ["roles"]);
 extension_sql_file!("../sql/tables_config.sql", name = "tables_config", requires = ["tables_data"]);
 extension_sql_file!("../sql/tables_state.sql", name = "tables_state", requires = ["tables_config"]);
 extension_sql_file!("../sql/providers.sql", name = "providers", requires = ["tables_state"]);

@@ -67,7 +67,8 @@ fn reference_tables_tell_roles_and_defaults() {
                     &mut client,
                     &format!(
                         "SELECT oid::regprocedure::text FROM pg_proc WHERE proname = '{name}' AND pronamespace = 'pgft'::regnamespace
-                         AND has_function_privilege('finetune_{role}', oid, 'EXECUTE') <> {may}"
+                         AND NOT {may} = EXISTS (SELECT FROM aclexplode(proacl) a
+                             WHERE a.privilege_type = 'EXECUTE' AND a.grantee <> 0 AND pg_has_role('finetune_{role}', a.grantee, 'USAGE'))"
                     ),
                 );
                 assert!(wrong.is_empty(), "README says \"{audience}\" for {wrong:?}; {role}: {may}");

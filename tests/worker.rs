@@ -225,12 +225,12 @@ fn a_copy_of_the_database_stays_silent_until_adopted() {
     application(&mut client, 200);
     client.batch_execute("SELECT pause_worker()").unwrap();
     let job = submit(&mut client, "listeners");
-    client.batch_execute("UPDATE installation SET worker_paused = false").unwrap(); // the copy is not a paused one
     drop(client);
 
     let copy = server.create_database_with("copy", &format!("TEMPLATE {}", quoted(&db.name)));
     let mut client = copy.connect();
-    client.batch_execute("SET search_path = pgft, public").unwrap();
+    // Only the original stays paused, or it would do the job before it is copied.
+    client.batch_execute("SET search_path = pgft, public; UPDATE installation SET worker_paused = false").unwrap();
     assert!(value::<String>(&mut client, "SELECT state FROM worker_status()").contains("not been adopted"));
     assert_error!(client, "CALL run_due_work()", "55000", "adopted");
     assert_eq!(state(&mut client, &job), "pending");

@@ -7,6 +7,7 @@ use crate::core::dataset::export::Format;
 use crate::core::dataset::triplets::{Group, Negative, Options};
 use crate::pg::dataset_rows::{user_error, Groups, Lines, Source};
 use crate::pg::errors::UserError;
+use crate::pg::roles;
 
 #[pg_extern(sql = false, stable, strict)]
 #[allow(clippy::type_complexity)]
@@ -32,6 +33,7 @@ fn contrastive_triplets(
     >,
     ErrorReport,
 > {
+    roles::require("contrastive_triplets", &["finetune_analyst"])?;
     let options = Options::new(per_positive, mining.parse().map_err(user_error)?, seed).map_err(user_error)?;
     let source = Source::open(dataset, split.parse().map_err(user_error)?)?;
     let mut groups = Groups::new(source, options);
@@ -43,6 +45,7 @@ fn contrastive_triplets(
 
 #[pg_extern(sql = false, stable, strict)]
 fn export_jsonl(dataset: &str, format: &str, split: &str) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    roles::require("export_jsonl", &["finetune_analyst"])?;
     let format: Format = format.parse().map_err(user_error)?;
     let mut lines = Lines::open(dataset, format, split.parse().map_err(user_error)?)?;
     Ok(SetOfIterator::new(stream(move || lines.batch())))

@@ -6,7 +6,7 @@ use pgrx::JsonB;
 
 use crate::core::trainer::Params;
 use crate::pg::errors::UserError;
-use crate::pg::{shared::shared, wake};
+use crate::pg::{roles, shared::shared, wake};
 use crate::providers::protocol::{Server, Training};
 use crate::{providers, worker};
 
@@ -82,5 +82,6 @@ fn busy_trainers() -> i32 {
 
 #[pg_extern(sql = false)]
 fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    roles::require("run_due_work", &["finetune_admin"])?;
     worker::run_due_work(fcinfo).map_err(ErrorReport::from)
 }

@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::errors::UserError;
-use crate::pg::foreign;
+use crate::pg::{foreign, roles};
 use crate::providers::options::{self, Error};
 use crate::worker;
 
@@ -43,6 +43,7 @@ fn explain(error: &Error) -> UserError {
 
 #[pg_extern(sql = false)]
 fn check_provider(provider: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    roles::require("check_provider", &["finetune_admin"])?;
     let Some(provider) = provider else {
         return Err(UserError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "provider may not be NULL")
             .detail("It is the name of a foreign server.")

@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use crate::core::trainer::Adapter;
 use crate::pg::adapters;
 use crate::pg::errors::UserError;
+use crate::pg::roles;
 use crate::pg::spi::own_schema;
 use crate::pg::vector::Vector;
 
@@ -21,6 +22,7 @@ struct Remembered {
     /// None = the model of the user's variant.
     model: Option<String>,
     statement: (i64, u32),
+    caller: pg_sys::Oid,
     served: Option<Rc<Served>>,
 }
 
@@ -64,6 +66,7 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
 /// A vector taken through a model's matrix and bias, normalised.
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
+    roles::require("adapt", &["finetune_app"])?;
     match adapter(model)? {
         None => Ok(embedding),
         Some(adapter) => {
@@ -83,18 +86,23 @@ fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserE
 }
 
 fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, UserError> {
-    let statement = crate::pg::statement::identity();
-    let fits = |r: &&Remembered| r.statement == statement && r.user == user && r.model.as_deref() == model;
+    let (statement, caller) = (crate::pg::statement::identity(), roles::caller());
+    let fits = |r: &&Remembered| {
+        r.statement == statement && r.caller == caller && r.user == user && r.model.as_deref() == model
+    };
     if let Some(served) = REMEMBERED.with_borrow(|r| r.as_ref().filter(fits).map(|r| r.served.clone())) {
         return Ok(served);
     }
     let served = match model {
         Some(model) => serve(user, model)?,
-        None => serve(user, &model_of(user)?)?,
+        None => {
+            roles::require("relevance_score", &["finetune_app"])?;
+            serve(user, &model_of(user)?)?
+        }
     };
     let served = served.map(Rc::new);
     let model = model.map(str::to_owned);
-    REMEMBERED.set(Some(Remembered { user: user.to_owned(), model, statement, served: served.clone() }));
+    REMEMBERED.set(Some(Remembered { user: user.to_owned(), model, statement, caller, served: served.clone() }));
     Ok(served)
 }
 

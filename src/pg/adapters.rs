@@ -11,7 +11,7 @@ use crate::core::trainer::Adapter;
 pub fn read(schema: &str, model: &str) -> pgrx::spi::Result<Option<Adapter>> {
     let query = format!(
         "SELECT a.dimensions, a.matrix, a.bias, a.gamma, a.score_scale, a.score_offset \
-         FROM {schema}.adapter a WHERE a.model_id OPERATOR(pg_catalog.=) $1"
+         FROM {schema}._adapter($1) a"
     );
     Spi::connect(|client| {
         let mut rows = client.select(&query, Some(1), &[model.into()])?;

@@ -7,6 +7,7 @@ pub mod errors;
 pub mod foreign;
 pub mod memory;
 pub mod process;
+pub mod roles;
 pub mod session;
 pub mod settings;
 pub mod shared;

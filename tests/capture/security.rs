@@ -223,5 +223,5 @@ fn two_functions_lend_the_rights_of_the_extension() {
          WHERE p.pronamespace = 'pgft'::regnamespace AND p.prosecdef
            AND p.proname ~ '(capture|signal|satisfaction|forget|_mapping)' ORDER BY 1",
     );
-    assert_eq!(lent, ["record_satisfaction", "record_signal"]);
+    assert_eq!(lent, ["_record_satisfaction", "_record_signal"]);
 }
