@@ -152,7 +152,7 @@ BEGIN
     PERFORM @extschema@._require_user(user_id);
     receipt := @extschema@._traces_of_user(user_id);
     removed := jsonb_build_object('capture_failure', @extschema@._forget_failures(user_id));
-    FOREACH place IN ARRAY ARRAY['training_data_point', 'dataset_example', 'model_performance_log', 'satisfaction_survey', 'experiment_pin'] LOOP
+    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'dataset_example', 'model_performance_log', 'satisfaction_survey', 'experiment_pin'] LOOP
         EXECUTE format('DELETE FROM @extschema@.%I t WHERE t.user_id = $1', place) USING user_id;
         GET DIAGNOSTICS rows = ROW_COUNT;
         removed := removed || jsonb_build_object(place, rows);

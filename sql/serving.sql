@@ -1,29 +1,5 @@
 -- How a model serves, inside the application's own queries and over its own HNSW index.
 
-CREATE FUNCTION _profile(user_id text, model text, dimensions integer, OUT saved real[], OUT skipped real[])
-    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    v_positive text[] := COALESCE(
-        (SELECT d.positive FROM @extschema@.model m JOIN @extschema@.dataset d ON d.id = m.dataset_id WHERE m.id = model),
-        ARRAY['saved', 'snipped']);
-    v_dimensions integer := COALESCE(dimensions, (
-        SELECT @extschema:vector@.vector_dims(p.embedding) FROM @extschema@.training_data_point p
-        WHERE p.user_id = _profile.user_id AND p.user_action = ANY (v_positive) AND p.embedding IS NOT NULL
-        ORDER BY p.actioned_at DESC NULLS LAST LIMIT 1));
-BEGIN
-    SELECT (@extschema:vector@.avg(@extschema:vector@.l2_normalize(p.embedding)) FILTER (WHERE p.user_action = ANY (v_positive)))::real[],
-           CASE WHEN count(*) FILTER (WHERE NOT p.user_action = ANY (v_positive)) >= 5
-                THEN (@extschema:vector@.avg(@extschema:vector@.l2_normalize(p.embedding)) FILTER (WHERE NOT p.user_action = ANY (v_positive)))::real[] END
-    INTO saved, skipped
-    FROM @extschema@.training_data_point p
-    WHERE p.user_id = _profile.user_id AND p.user_action IS NOT NULL AND p.embedding IS NOT NULL
-      AND @extschema:vector@.vector_dims(p.embedding) = v_dimensions
-      AND @extschema:vector@.vector_norm(p.embedding) > 0;
-END $$;
-COMMENT ON FUNCTION _profile(text, text, integer) IS 'pg_finetune private: mean of the unit vectors a user saved, and of those skipped (NULL below five), of the model''s dimensions';
-REVOKE ALL ON FUNCTION _profile(text, text, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _profile(text, text, integer) TO finetune_app;
-
 -- An application asks for vectors taken through a model; it reads no table.
 CREATE FUNCTION _adapter(model text) RETURNS SETOF adapter
     LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -34,50 +10,23 @@ COMMENT ON FUNCTION _adapter(text) IS 'pg_finetune private: weights of a model, 
 REVOKE ALL ON FUNCTION _adapter(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _adapter(text) TO finetune_app;
 
-CREATE FUNCTION _query_vector(user_id text, model text) RETURNS vector
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'query_vector_wrapper';
-COMMENT ON FUNCTION _query_vector(text, text) IS 'pg_finetune private: query vector of a user under a model, unit length';
-REVOKE ALL ON FUNCTION _query_vector(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _query_vector(text, text) TO finetune_app;
-
-CREATE FUNCTION _check_user_id(user_id text) RETURNS void
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION _profile_rows(who text) RETURNS SETOF user_profile
+    LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 4 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF user_id IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'user_id may not be NULL',
-            DETAIL = 'Everything that is learned and served is keyed by user.',
-            HINT = 'Pass the application''s user id as text; for visitors without one, skip the call.';
-    END IF;
-    IF user_id = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'user_id may not be empty',
-            DETAIL = 'An empty id would make all visitors without one the same user.',
-            HINT = 'Pass the application''s user id as text; for visitors without one, skip the call.';
-    END IF;
+    RETURN QUERY SELECT p.* FROM @extschema@.user_profile p WHERE p.user_id = who;
 END $$;
-COMMENT ON FUNCTION _check_user_id(text) IS 'pg_finetune private: ERROR 22004 for NULL, 22023 for an empty user id';
-REVOKE ALL ON FUNCTION _check_user_id(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_user_id(text) TO finetune_app, finetune_analyst, finetune_admin;
+COMMENT ON FUNCTION _profile_rows(text) IS 'pg_finetune private: what a user''s profile is the sum of';
+REVOKE ALL ON FUNCTION _profile_rows(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _profile_rows(text) TO finetune_app;
 
 CREATE FUNCTION user_query(user_id text) RETURNS vector
-    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @extschema@._require_role('user_query', 'finetune_app');
-    PERFORM @extschema@._check_user_id(user_id);
-    RETURN @extschema@._query_vector(user_id, (SELECT a.model_id FROM @extschema@._assignment(user_id, now()) a));
-END $$;
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'user_query_wrapper';
 COMMENT ON FUNCTION user_query(text) IS
     'The vector to search with for this user under the variant the user is in: ORDER BY embedding <=> user_query($1). Unit length; NULL while the user has saved nothing that has an embedding';
 GRANT EXECUTE ON FUNCTION user_query(text) TO finetune_app;
 
 CREATE FUNCTION user_query(user_id text, model text) RETURNS vector
-    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @extschema@._require_role('user_query', 'finetune_app');
-    PERFORM @extschema@._check_user_id(user_id);
-    RETURN @extschema@._query_vector(user_id, model);
-END $$;
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'user_query_under_wrapper';
 COMMENT ON FUNCTION user_query(text, text) IS 'The same under a model of your choice, for comparing: ''base'' or an id of table model. ERROR 42704 for an unknown model';
 GRANT EXECUTE ON FUNCTION user_query(text, text) TO finetune_app;
 
@@ -91,3 +40,23 @@ CREATE FUNCTION adapt(embedding vector, model text) RETURNS vector
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'adapt_wrapper';
 COMMENT ON FUNCTION adapt(vector, text) IS 'A vector taken through a model: matrix * v + bias, unit length; unchanged for ''base''. ERROR 42704 for an unknown model, 22023 for other dimensions';
 GRANT EXECUTE ON FUNCTION adapt(vector, text) TO finetune_app;
+
+CREATE FUNCTION _forget_adapters() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'forget_adapters_wrapper';
+COMMENT ON FUNCTION _forget_adapters() IS 'pg_finetune private: tells every backend, at commit, that the adapters it keeps may be out of date';
+REVOKE ALL ON FUNCTION _forget_adapters() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _forget_adapters() TO finetune_admin;
+
+CREATE FUNCTION _adapter_changed() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._forget_adapters();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION _adapter_changed() IS 'pg_finetune private: adapters in memory follow their table';
+REVOKE ALL ON FUNCTION _adapter_changed() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _adapter_changed() TO finetune_admin;
+
+CREATE TRIGGER adapter_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON adapter
+    FOR EACH STATEMENT EXECUTE FUNCTION _adapter_changed();
+COMMENT ON TRIGGER adapter_changed ON adapter IS 'backends keep adapters in memory';

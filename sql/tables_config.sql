@@ -26,6 +26,7 @@ CREATE TABLE adapter (
     gamma      real NOT NULL DEFAULT 0,
     score_scale  double precision NOT NULL DEFAULT 1,
     score_offset double precision NOT NULL DEFAULT 0,
+    positive   text[] NOT NULL DEFAULT ARRAY['saved', 'snipped'],
     digest     bytea NOT NULL,
     report     jsonb NOT NULL DEFAULT '{}',
     CHECK (pg_catalog.cardinality(matrix) OPERATOR(pg_catalog.=) dimensions * dimensions),
@@ -36,6 +37,7 @@ COMMENT ON TABLE adapter IS 'Weights of models trained by the built-in trainer: 
 COMMENT ON COLUMN adapter.matrix IS 'row-major, dimensions x dimensions';
 COMMENT ON COLUMN adapter.gamma IS 'weight of the user''s own negative direction added to the query vector; 0 = off';
 COMMENT ON COLUMN adapter.score_scale IS 'relevance_score = 1 / (1 + exp(-(score_scale * cosine + score_offset)))';
+COMMENT ON COLUMN adapter.positive IS 'actions that make a user''s profile, as in the dataset it was trained on; all others are the user''s negatives';
 COMMENT ON COLUMN adapter.digest IS 'sha256 over matrix, bias and gamma: same input, seed and binary give the same digest';
 COMMENT ON COLUMN adapter.report IS 'how it was trained: seed, counts, candidates tried, durations';
 SELECT pg_catalog.pg_extension_config_dump('adapter', '');

@@ -200,9 +200,10 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.model (id, base_model, provider, method, dimensions, dataset_id, job_id)
     VALUES (model_id, v_job.base_model, v_job.provider, v_job.method, (adapter ->> 'dimensions')::int, v_job.dataset_id, job);
-    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, digest, report)
+    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, positive, digest, report)
     VALUES (model_id, (adapter ->> 'dimensions')::int, matrix, bias, (adapter ->> 'gamma')::real,
-            (adapter ->> 'score_scale')::double precision, (adapter ->> 'score_offset')::double precision, digest, adapter -> 'report');
+            (adapter ->> 'score_scale')::double precision, (adapter ->> 'score_offset')::double precision,
+            (SELECT d.positive FROM @extschema@.dataset d WHERE d.id = v_job.dataset_id), digest, adapter -> 'report');
     FOR v_evaluation IN SELECT e FROM jsonb_array_elements(evaluations) e LOOP
         INSERT INTO @extschema@.model_evaluation
         SELECT r.* FROM jsonb_populate_record(NULL::@extschema@.model_evaluation,

@@ -26,7 +26,8 @@ extension_sql_file!("../sql/aggregates.sql", name = "aggregates", requires = ["e
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["aggregates"]);
 extension_sql_file!("../sql/results.sql", name = "results", requires = ["metrics"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
-extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["health"]);
+extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["health"]);
+extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["profile"]);
 extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture"]);
 extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requires = ["capture_api"]);
 extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["capture_people"]);

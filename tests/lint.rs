@@ -7,8 +7,15 @@ use common::*;
 use std::sync::OnceLock;
 
 /// Functions that refuse callers without a role in Rust; tests/roles.rs calls them all.
-const CHECKED_IN_RUST: [&str; 6] =
-    ["adapt", "check_provider", "contrastive_triplets", "export_jsonl", "relevance_score", "run_due_work"];
+const CHECKED_IN_RUST: [&str; 7] = [
+    "adapt",
+    "check_provider",
+    "contrastive_triplets",
+    "export_jsonl",
+    "relevance_score",
+    "run_due_work",
+    "user_query",
+];
 
 /// Functions whose result depends on nothing but their arguments: a distributed plan pushes them down.
 const PURE: [&str; 1] = ["bucket"];

@@ -1,4 +1,4 @@
-//! How a model serves: query vectors, scores and adapted vectors. C side of sql/serving.sql.
+//! How a model serves: query vectors, scores and adapted vectors. C side of sql/serving.sql and sql/profile.sql.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,15 +6,18 @@ use std::rc::Rc;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::core::trainer::Adapter;
-use crate::pg::adapters;
+use crate::core::profile;
+use crate::pg::adapters::{self, Stored};
 use crate::pg::errors::UserError;
-use crate::pg::roles;
-use crate::pg::spi::own_schema;
 use crate::pg::vector::Vector;
+use crate::pg::{plans, relcache, roles, spi, statement};
 
-/// Adapters never change once written, so a backend may keep the last ones without being told of changes.
+/// Adapters that a backend keeps in memory, the last used first.
 const KEPT_ADAPTERS: usize = 4;
+/// Skipped items below which a user has no negative direction, as in training.
+const MIN_SKIPPED: i64 = 5;
+/// What makes the profile under `base`.
+const POSITIVE: [&str; 2] = ["saved", "snipped"];
 
 /// What a statement has already worked out for a user: one query vector serves all its rows.
 struct Remembered {
@@ -28,24 +31,60 @@ struct Remembered {
 
 struct Served {
     query: Vec<f32>,
-    adapter: Option<Rc<Adapter>>,
+    model: Option<Rc<Stored>>,
+}
+
+/// Adapters as they were when their table was last seen to change.
+#[derive(Default)]
+struct Kept {
+    generation: u64,
+    models: Vec<(String, Rc<Stored>)>,
 }
 
 thread_local! {
-    static ADAPTERS: RefCell<Vec<(String, Rc<Adapter>)>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Kept> = RefCell::default();
     static REMEMBERED: RefCell<Option<Remembered>> = const { RefCell::new(None) };
 }
 
-/// The vector to search with for a user under a model; NULL when the user has saved nothing with a vector.
-#[pg_extern(sql = false, stable, parallel_safe, strict)]
-fn query_vector(user_id: &str, model: &str) -> Result<Option<Vector>, ErrorReport> {
-    let served = remembered(user_id, Some(model))?;
+/// The vector to search with for a user under the user's variant; NULL when the user has saved nothing with a vector.
+#[pg_extern(sql = false, stable, parallel_safe)]
+fn user_query(user_id: Option<&str>) -> Result<Option<Vector>, ErrorReport> {
+    roles::require("user_query", &["finetune_app"])?;
+    query_vector(user_id, None)
+}
+
+/// The same under a model of the caller's choice.
+#[pg_extern(sql = false, stable, parallel_safe)]
+fn user_query_under(user_id: Option<&str>, model: Option<&str>) -> Result<Option<Vector>, ErrorReport> {
+    roles::require("user_query", &["finetune_app"])?;
+    match model {
+        None => Ok(None),
+        Some(_) => query_vector(user_id, model),
+    }
+}
+
+fn query_vector(user_id: Option<&str>, model: Option<&str>) -> Result<Option<Vector>, ErrorReport> {
+    let served = remembered(check_user_id(user_id)?, model)?;
     Ok(served.map(|served| Vector::from(served.query.clone())))
+}
+
+fn check_user_id(user_id: Option<&str>) -> Result<&str, UserError> {
+    let hint = "Pass the application's user id as text; for visitors without one, skip the call.";
+    match user_id {
+        None => Err(UserError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "user_id may not be NULL")
+            .detail("Everything that is learned and served is keyed by user.")
+            .hint(hint)),
+        Some("") => Err(UserError::invalid("user_id may not be empty")
+            .detail("An empty id would make all visitors without one the same user.")
+            .hint(hint)),
+        Some(user_id) => Ok(user_id),
+    }
 }
 
 /// How relevant a vector is to a user under that user's variant, 0 to 1.
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, ErrorReport> {
+    roles::require("relevance_score", &["finetune_app"])?;
     let Some(served) = remembered(user_id, None)? else {
         return Ok(None);
     };
@@ -57,8 +96,8 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
     }
     let dot = x.iter().zip(&served.query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let cosine = (dot / norm).clamp(-1.0, 1.0);
-    Ok(Some(match &served.adapter {
-        Some(adapter) => adapter.score(cosine),
+    Ok(Some(match &served.model {
+        Some(model) => model.adapter.score(cosine),
         None => (1.0 + cosine) / 2.0,
     }))
 }
@@ -67,11 +106,11 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
     roles::require("adapt", &["finetune_app"])?;
-    match adapter(model)? {
+    match stored(model)? {
         None => Ok(embedding),
-        Some(adapter) => {
-            check_dimensions("embedding", embedding.as_slice().len(), adapter.dim)?;
-            Ok(Vector::from(adapter.adapt(embedding.as_slice())))
+        Some(model) => {
+            check_dimensions("embedding", embedding.as_slice().len(), model.adapter.dim)?;
+            Ok(Vector::from(model.adapter.adapt(embedding.as_slice())))
         }
     }
 }
@@ -86,7 +125,7 @@ fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserE
 }
 
 fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, UserError> {
-    let (statement, caller) = (crate::pg::statement::identity(), roles::caller());
+    let (statement, caller) = (statement::identity(), roles::caller());
     let fits = |r: &&Remembered| {
         r.statement == statement && r.caller == caller && r.user == user && r.model.as_deref() == model
     };
@@ -95,10 +134,7 @@ fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, Use
     }
     let served = match model {
         Some(model) => serve(user, model)?,
-        None => {
-            roles::require("relevance_score", &["finetune_app"])?;
-            serve(user, &model_of(user)?)?
-        }
+        None => serve(user, &model_of(user)?)?,
     };
     let served = served.map(Rc::new);
     let model = model.map(str::to_owned);
@@ -109,20 +145,20 @@ fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, Use
 /// The model that serves a user now.
 fn model_of(user: &str) -> Result<String, UserError> {
     let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", schema()?);
-    let model = Spi::connect(|client| client.select(&query, Some(1), &[user.into()])?.first().get_one::<String>())?;
+    let model = plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one::<String>())?;
     Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
 
 fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
-    let adapter = adapter(model)?;
-    let Some(profile) = Profile::of(user, model, adapter.as_ref().map(|a| a.dim))? else {
+    let model = stored(model)?;
+    let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
-    let query = match &adapter {
-        Some(adapter) => adapter.query(&profile.saved, profile.skipped.as_deref()),
+    let query = match &model {
+        Some(model) => model.adapter.query(&profile.saved, profile.skipped.as_deref()),
         None => unit(profile.saved),
     };
-    Ok(Some(Served { query, adapter }))
+    Ok(Some(Served { query, model }))
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
@@ -139,42 +175,96 @@ struct Profile {
     skipped: Option<Vec<f32>>,
 }
 
+/// Sum of one user's vectors of one kind and dimension.
+struct Sum {
+    positive: bool,
+    dimensions: i32,
+    points: i64,
+    total: Vec<u8>,
+}
+
 impl Profile {
-    fn of(user: &str, model: &str, dimensions: Option<usize>) -> Result<Option<Self>, UserError> {
-        let schema = schema()?;
-        let query = format!("SELECT p.saved, p.skipped FROM {schema}._profile($1, $2, $3) p");
-        let dimensions = dimensions.map(|d| d as i32);
-        Spi::connect(|client| {
-            let mut rows = client.select(&query, Some(1), &[user.into(), model.into(), dimensions.into()])?;
-            let Some(row) = rows.next() else {
-                return Ok(None);
-            };
-            let saved: Option<Vec<f32>> = row.get(1)?;
-            let skipped: Option<Vec<f32>> = row.get(2)?;
-            Ok::<_, pgrx::spi::Error>(saved.map(|saved| Self { saved, skipped }))
-        })
-        .map_err(UserError::from)
+    fn of(user: &str, model: Option<&Stored>) -> Result<Option<Self>, UserError> {
+        let sums = sums(user, model)?;
+        let Some(dimensions) = (match model {
+            Some(model) => Some(model.adapter.dim as i32),
+            None => dimensions(user, &sums)?,
+        }) else {
+            return Ok(None);
+        };
+        let mean = |positive: bool, least: i64| {
+            let fits = |sum: &&Sum| sum.positive == positive && sum.dimensions == dimensions && sum.points >= least;
+            sums.iter().find(fits).map(|sum| profile::mean(&sum.total, sum.points))
+        };
+        Ok(mean(true, 1).map(|saved| Self { saved, skipped: mean(false, MIN_SKIPPED) }))
     }
 }
 
-/// The adapter of a model; None for 'base', which has none.
-fn adapter(model: &str) -> Result<Option<Rc<Adapter>>, UserError> {
+/// What the rows of a user's profile add up to.
+fn sums(user: &str, model: Option<&Stored>) -> Result<Vec<Sum>, UserError> {
+    let query = format!("SELECT p.user_action, p.dimensions, p.points, p.total FROM {}._profile_rows($1) p", schema()?);
+    let is_positive = |action: &str| match model {
+        Some(model) => model.positive.iter().any(|positive| positive == action),
+        None => POSITIVE.contains(&action),
+    };
+    let mut sums: Vec<Sum> = Vec::new();
+    plans::select(&query, &[plans::text()], &[user.into()], |rows| {
+        for row in rows {
+            let positive = is_positive(row.get::<&str>(1)?.unwrap_or_default());
+            let dimensions = row.get(2)?.unwrap_or_default();
+            let points: i64 = row.get(3)?.unwrap_or_default();
+            let total = row.get::<&[u8]>(4)?.unwrap_or_default();
+            match sums.iter_mut().find(|sum| sum.positive == positive && sum.dimensions == dimensions) {
+                Some(sum) => {
+                    sum.points += points;
+                    sum.total = profile::merge(std::mem::take(&mut sum.total), total).unwrap_or_default();
+                }
+                None => sums.push(Sum { positive, dimensions, points, total: total.to_vec() }),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(sums)
+}
+
+/// Of the vectors that `base` serves: those of the last saved, where a user has saved vectors of several embedding models.
+fn dimensions(user: &str, sums: &[Sum]) -> Result<Option<i32>, UserError> {
+    let mut saved = sums.iter().filter(|sum| sum.positive && sum.points > 0);
+    let first = saved.next().map(|sum| sum.dimensions);
+    if saved.next().is_none() {
+        return Ok(first);
+    }
+    let query = format!("SELECT {}._last_dimensions($1)", schema()?);
+    Ok(plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one())?)
+}
+
+/// A model that was trained here; None for 'base', which has no weights.
+fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
     if model == "base" {
         return Ok(None);
     }
-    let kept = ADAPTERS.with_borrow(|kept| kept.iter().find(|(id, _)| id == model).map(|(_, adapter)| adapter.clone()));
+    let table = spi::own_table(c"adapter").ok_or_else(not_installed)?;
+    let generation = relcache::generation(table);
+    let kept = KEPT.with_borrow_mut(|kept| {
+        if kept.generation != generation {
+            *kept = Kept { generation, models: Vec::new() };
+        }
+        let place = kept.models.iter().position(|(id, _)| id == model)?;
+        kept.models[..=place].rotate_right(1);
+        Some(kept.models[0].1.clone())
+    });
     if kept.is_some() {
         return Ok(kept);
     }
-    let adapter = Rc::new(read_adapter(model)?);
-    ADAPTERS.with_borrow_mut(|kept| {
-        kept.insert(0, (model.to_owned(), adapter.clone()));
-        kept.truncate(KEPT_ADAPTERS);
+    let read = Rc::new(read_model(model)?);
+    KEPT.with_borrow_mut(|kept| {
+        kept.models.insert(0, (model.to_owned(), read.clone()));
+        kept.models.truncate(KEPT_ADAPTERS);
     });
-    Ok(Some(adapter))
+    Ok(Some(read))
 }
 
-fn read_adapter(model: &str) -> Result<Adapter, UserError> {
+fn read_model(model: &str) -> Result<Stored, UserError> {
     adapters::read(&schema()?, model)?.ok_or_else(|| {
         UserError::unknown(format!("model \"{model}\" does not exist or has no weights here"))
             .detail("Only 'base' and models of the built-in trainer serve inside the database.")
@@ -182,13 +272,49 @@ fn read_adapter(model: &str) -> Result<Adapter, UserError> {
     })
 }
 
+/// Every backend reads adapters anew after this transaction.
+#[pg_extern(sql = false, volatile, parallel_unsafe)]
+fn forget_adapters() -> Result<(), ErrorReport> {
+    relcache::invalidate(spi::own_table(c"adapter").ok_or_else(not_installed)?);
+    Ok(())
+}
+
+/// A sum of unit vectors with one more or one less.
+#[pg_extern(sql = false, immutable, parallel_safe)]
+fn profile_add(
+    total: Option<&[u8]>,
+    embedding: Option<Vector>,
+    sign: Option<i32>,
+) -> Result<Option<Vec<u8>>, ErrorReport> {
+    let (Some(embedding), Some(sign)) = (embedding, sign) else {
+        return Ok(total.map(<[u8]>::to_vec));
+    };
+    let sum = profile::add(total.unwrap_or_default().to_vec(), embedding.as_slice(), i64::from(sign));
+    Ok(Some(sum.ok_or_else(mixed_dimensions)?))
+}
+
+/// The sum of two sums.
+#[pg_extern(sql = false, immutable, parallel_safe)]
+fn profile_merge(total: Option<&[u8]>, other: Option<&[u8]>) -> Result<Option<Vec<u8>>, ErrorReport> {
+    let Some(other) = other else {
+        return Ok(total.map(<[u8]>::to_vec));
+    };
+    let sum = profile::merge(total.unwrap_or_default().to_vec(), other);
+    Ok(Some(sum.ok_or_else(mixed_dimensions)?))
+}
+
+fn mixed_dimensions() -> UserError {
+    UserError::invalid("vectors of different dimensions cannot be added up")
+        .detail("A sum is kept for each number of dimensions.")
+        .hint("GROUP BY vector_dims(embedding).")
+}
+
 fn schema() -> Result<String, UserError> {
-    own_schema().ok_or_else(|| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            "extension pg_finetune is not installed in this database",
-        )
+    spi::own_schema().ok_or_else(not_installed)
+}
+
+fn not_installed() -> UserError {
+    UserError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "extension pg_finetune is not installed in this database")
         .detail("Its library is loaded, its tables are not there.")
         .hint("CREATE EXTENSION pg_finetune CASCADE;")
-    })
 }

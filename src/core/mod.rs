@@ -2,6 +2,7 @@
 
 pub mod dataset;
 pub mod experiment;
+pub mod profile;
 pub mod schedule;
 pub mod stats;
 pub mod trainer;

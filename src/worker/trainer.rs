@@ -337,7 +337,7 @@ fn live_adapter(schema: &str, dimensions: usize) -> Option<(String, Adapter)> {
     })
     .unwrap_or_report();
     let live = rows.pop().flatten().filter(|id| id != "base")?;
-    let adapter = adapters::read(schema, &live).unwrap_or_report()?;
+    let adapter = adapters::read(schema, &live).unwrap_or_report()?.adapter;
     (adapter.dim == dimensions).then_some((live, adapter))
 }
 
