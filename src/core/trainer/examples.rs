@@ -28,7 +28,7 @@ pub(super) struct Examples {
     pub profile: Vec<u32>,
     pub weights: Vec<f32>,
     /// A random number each, the same when other users come or go.
-    ranks: Vec<u64>,
+    pub ranks: Vec<u64>,
     /// Saved items of each user who has examples.
     pub profiles: Vec<Vec<u32>>,
     pub report: ExampleReport,

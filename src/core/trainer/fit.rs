@@ -38,8 +38,18 @@ pub(super) struct Residual {
 impl Residual {
     pub fn new(dim: usize, seed: i64) -> Self {
         if dim <= MAX_FULL {
-            return Self { dim, rank: 0, parameters: vec![0.0; dim * dim] };
+            Self::full(dim)
+        } else {
+            Self::thin(dim, seed)
         }
+    }
+
+    pub fn full(dim: usize) -> Self {
+        Self { dim, rank: 0, parameters: vec![0.0; dim * dim] }
+    }
+
+    /// U starts at zero, V at random: no effect, and a gradient that is not zero.
+    pub fn thin(dim: usize, seed: i64) -> Self {
         let mut parameters = vec![0.0; 2 * dim * RANK];
         let (mut rng, scale) = (rng::stream(seed, "low rank"), (12.0 / dim as f64).sqrt());
         for v in &mut parameters[dim * RANK..] {
@@ -208,7 +218,7 @@ struct Validation {
 }
 
 /// Buffers of one batch and the optimiser: all memory that training needs beside the vectors.
-struct Trainer {
+pub(super) struct Trainer {
     /// Sum of the saved vectors of each profile.
     sums: Rows,
     order: Vec<u32>,
@@ -224,7 +234,7 @@ struct Trainer {
 }
 
 impl Trainer {
-    fn new(task: &Task<'_>, residual: &Residual) -> Self {
+    pub fn new(task: &Task<'_>, residual: &Residual) -> Self {
         let (dim, examples) = (task.items.dim, task.examples);
         let mut sums = Rows::zeros(examples.profiles.len(), dim);
         for (index, profile) in examples.profiles.iter().enumerate() {
@@ -252,7 +262,7 @@ impl Trainer {
     }
 
     /// One pass over the examples in random order, without the last incomplete batch; returns the mean loss.
-    fn epoch(
+    pub fn epoch(
         &mut self,
         task: &Task<'_>,
         residual: &mut Residual,

@@ -16,6 +16,8 @@
 
 mod adam;
 mod adapter;
+#[cfg(test)]
+mod bench;
 mod calibrate;
 mod candidates;
 mod error;
