@@ -4,6 +4,7 @@
 #   cluster.sh start DIR [PID]               start; with a PID: stop and remove it all when that process is gone
 #   cluster.sh stop DIR [smart|fast|immediate]
 #   cluster.sh destroy DIR                   stop and remove
+#   cluster.sh standby DIR NEW               a standby of the running cluster in DIR, not started yet
 #   cluster.sh url DIR DATABASE              connection string for psql and for clients
 #   cluster.sh bin                           folder of the server's programs
 source "$(dirname "$0")/env.sh"
@@ -61,6 +62,19 @@ stop() {
     fi
 }
 
+standby() {
+    local dir=$2 socket port
+    [ -x "$PGFT_BIN/pg_basebackup" ] || die 'this server has no pg_basebackup' 'install the client programs of PostgreSQL'
+    socket=$(socket_folder "$1")
+    port=$(awk -F"'" '/^port = / { port = $2 } END { print port }' "$1/data/postgresql.conf")
+    mkdir -p "$dir" "$(socket_folder "$dir")"
+    chmod 755 "$dir"
+    own_by_server "$dir" "$(socket_folder "$dir")"
+    as_server "$PGFT_BIN/pg_basebackup" --pgdata "$dir/data" --host "$socket" --port "$port" --username postgres \
+        --write-recovery-conf --checkpoint fast --no-sync --wal-method stream
+    printf "unix_socket_directories = '%s'\n" "$(socket_folder "$dir")" | as_server tee -a "$dir/data/postgresql.conf" >/dev/null
+}
+
 destroy() {
     [ -d "$1/data" ] || return 0
     stop "$1" immediate || true
@@ -76,6 +90,6 @@ url() {
 bin() { say "$PGFT_BIN"; }
 
 case ${1:-} in
-    create | start | stop | destroy | url | bin) "$@" ;;
-    *) sed -n 's/^# \{0,1\}//; 2,8p' "$0"; exit 2 ;;
+    create | start | stop | standby | destroy | url | bin) "$@" ;;
+    *) sed -n 's/^# \{0,1\}//; 2,9p' "$0"; exit 2 ;;
 esac

@@ -80,15 +80,15 @@ COMMENT ON FUNCTION _claim_provider_job(text[]) IS 'pg_finetune private: takes o
 REVOKE ALL ON FUNCTION _claim_provider_job(text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _claim_provider_job(text[]) TO finetune_admin;
 
-CREATE FUNCTION _renew_leases(tokens bigint[]) RETURNS void
+CREATE FUNCTION _renew_leases(tokens bigint[], by interval) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE @extschema@.fine_tuning_job j SET lease_expires_at = clock_timestamp() + @extschema@._lease()
+    UPDATE @extschema@.fine_tuning_job j SET lease_expires_at = clock_timestamp() + by
     WHERE j.phase IS NOT NULL AND j.token = ANY (tokens);
 END $$;
-COMMENT ON FUNCTION _renew_leases(bigint[]) IS 'pg_finetune private: these claims are still at work';
-REVOKE ALL ON FUNCTION _renew_leases(bigint[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _renew_leases(bigint[]) TO finetune_admin;
+COMMENT ON FUNCTION _renew_leases(bigint[], interval) IS 'pg_finetune private: these claims are still at work, or, by 0, are given up';
+REVOKE ALL ON FUNCTION _renew_leases(bigint[], interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _renew_leases(bigint[], interval) TO finetune_admin;
 
 CREATE FUNCTION _note_health(provider text, owner text, change jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$

@@ -6,8 +6,6 @@ use common::*;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Keys of the advisory lock that freezes a worker at a failpoint (src/worker/failpoint.rs).
-const LOCK: &str = "1885824628, 1";
 
 fn preloaded() -> Server {
     // What a job's row promises holds from its commit on, so commits must be durable.
@@ -20,31 +18,6 @@ fn digest(client: &mut Client, job: &str) -> Vec<u8> {
 
 fn state(client: &mut Client, job: &str) -> String {
     value(client, &format!("SELECT state FROM fine_tuning_jobs WHERE id = '{job}'"))
-}
-
-/// Sets or clears the failpoint for workers that start from now on.
-fn failpoint(client: &mut Client, step: &str) {
-    client.batch_execute(&format!("ALTER SYSTEM SET pg_finetune.failpoint = '{step}'")).unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").unwrap();
-    wait_until(PATIENCE, "the failpoint is set", || {
-        let mut fresh = value::<String>(
-            client,
-            "SELECT COALESCE(max(setting), '') FROM pg_file_settings WHERE name = 'pg_finetune.failpoint'",
-        );
-        fresh.retain(|c| c != '\'');
-        fresh == step
-    });
-}
-
-/// Pid of the worker that waits at the failpoint.
-fn frozen(client: &mut Client) -> Option<i32> {
-    client
-        .query_opt(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885824628 AND NOT granted LIMIT 1",
-            &[],
-        )
-        .unwrap()
-        .map(|row| row.get(0))
 }
 
 #[test]

@@ -26,12 +26,16 @@ pub struct DatabaseSlot {
 }
 
 const STARTING: i32 = -1;
+const FAILED: i32 = -2;
 
 /// What became of the worker that was started for a database.
 pub enum WorkerState {
     None,
     Running,
-    Died,
+    /// It was ended from outside, after so many microseconds.
+    Died(i64),
+    /// It ended itself, or could not connect.
+    Failed,
 }
 
 impl DatabaseSlot {
@@ -44,8 +48,9 @@ impl DatabaseSlot {
         match self.worker_pid.load(SeqCst) {
             0 => WorkerState::None,
             STARTING if now - self.worker_since.load(SeqCst) < start_limit => WorkerState::Running,
-            pid if pid != STARTING && alive(pid) => WorkerState::Running,
-            _ => WorkerState::Died,
+            STARTING | FAILED => WorkerState::Failed,
+            pid if alive(pid) => WorkerState::Running,
+            _ => WorkerState::Died(now - self.worker_since.load(SeqCst)),
         }
     }
 
@@ -56,6 +61,10 @@ impl DatabaseSlot {
 
     pub fn worker_runs(&self) {
         self.worker_pid.store(std::process::id() as i32, SeqCst);
+    }
+
+    pub fn worker_failed(&self) {
+        self.worker_pid.store(FAILED, SeqCst);
     }
 
     pub fn worker_ended(&self) {

@@ -69,9 +69,10 @@ pub(super) fn next(phase: Phase) -> Change {
     Change { phase: Some(phase), ..Change::default() }
 }
 
-/// Where an ended job goes: tidy up at the provider what was left there.
+/// Where an ended job goes: tidy up at the provider what may have been left there.
 pub(super) fn tidy(job: &Job) -> Option<Phase> {
-    job.remote.as_ref().is_some_and(|remote| !remote.is_null()).then_some(Phase::Clean)
+    let untouched = matches!(job.phase, Phase::Prepare | Phase::Ask) && job.remote.is_none();
+    (!untouched).then_some(Phase::Clean)
 }
 
 pub(super) fn end(job: &Job, state: State, stage: impl Into<String>) -> Change {

@@ -117,18 +117,30 @@ impl Protocol for OpenAi {
         json(a).map(|_| ())
     }
     fn cleanup(&self, job: &JobView) -> Result<Step, Fault> {
-        match job.remembered("file") {
-            Some(f) if job.remembered("deleted").is_none() => {
-                Ok(Step::Send(Request::new(Verb::Delete, url(job, &format!("/files/{}", encode(f))), Auth::Bearer)))
+        let Some(strays) = job.remote.get("strays").and_then(Value::as_array) else {
+            let list = url(job, "/files?purpose=fine-tune");
+            return Ok(Step::Send(Request::new(Verb::Get, list, Auth::Bearer)));
+        };
+        Ok(match strays.first().and_then(Value::as_str) {
+            Some(id) => {
+                Step::Send(Request::new(Verb::Delete, url(job, &format!("/files/{}", encode(id))), Auth::Bearer))
             }
-            _ => Ok(Step::Done),
-        }
+            None => Step::Done,
+        })
     }
     fn cleaned(&self, job: &JobView, a: &Answer) -> Result<After, Fault> {
-        match json(a) {
-            Ok(_) | Err(Fault::Gone) => Ok(After::now(job.remember("deleted", "yes"))),
-            Err(e) => Err(e),
+        if let Some(strays) = job.remote.get("strays").and_then(Value::as_array) {
+            return match json(a) {
+                Ok(_) | Err(Fault::Gone) => Ok(After::now(job.remember("strays", strays[1..].to_vec()))),
+                Err(fault) => Err(fault),
+            };
         }
+        let listed = json(a)?;
+        let ours = job.filename(Which::Train);
+        let files = listed["data"].as_array().cloned().unwrap_or_default();
+        let strays: Vec<Value> =
+            files.iter().filter(|f| f["filename"] == ours.as_str()).map(|f| f["id"].clone()).collect();
+        Ok(After::now(job.remember("strays", strays)))
     }
     fn models(&self, s: &Server) -> Result<Request, Fault> {
         Ok(Request::new(Verb::Get, format!("{}/models", s.base_url), Auth::Bearer))

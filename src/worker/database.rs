@@ -32,8 +32,10 @@ pub fn main(database: u32) -> ! {
     let session = Session::worker();
     if let Err(failure) = work(&session, slot) {
         log!("pg_finetune: worker stops: {} ({})", failure.message, failure.code);
+        slot.worker_failed();
         process::exit(process::EXIT_RESTART) // the launcher backs off
     }
+    slot.failures.store(0, SeqCst);
     slot.worker_ended();
     shared().wake_launcher();
     process::exit(process::EXIT_DONE)
@@ -48,7 +50,6 @@ fn work(session: &Session, slot: &DatabaseSlot) -> Result<(), Failure> {
         let (found, next) = round(session)?;
         slot.due_at.store(next, SeqCst);
         slot.served.store(announced, SeqCst);
-        slot.failures.store(0, SeqCst);
         schema = found.or(schema);
         let turned = match &schema {
             Some(schema) if next != NEVER => ask_providers(session, schema, slot)?,
@@ -88,7 +89,7 @@ fn ask_providers(session: &Session, schema: &str, slot: &DatabaseSlot) -> Result
             slot.served.store(announced, SeqCst);
         }
         if turned != Turn::Busy {
-            let next = session.transaction(|| next_due_here(schema))?;
+            let next = session.transaction(|| workable_schema().map_or(NEVER, |schema| next_due_here(&schema)))?;
             slot.due_at.store(next, SeqCst);
             return Ok(turned);
         }

@@ -343,14 +343,20 @@ impl<'a> Jobs<'a> {
             return Ok(());
         }
         self.last_beat = Instant::now();
+        self.renew(&format!("{} s", lease.as_secs()))
+    }
+
+    fn renew(&self, by: &str) -> Result<(), Failure> {
         let waiting = self.waiting_to_write.iter().map(|(job, _)| job.token);
         let writing = self.writing.iter().map(|(job, _, _)| job.token);
         let tokens: Vec<i64> = self.flights.values().map(|job| job.token).chain(waiting).chain(writing).collect();
         if tokens.is_empty() {
             return Ok(());
         }
-        let query = format!("SELECT {}._renew_leases($1)", self.schema);
-        self.session.transaction(AssertUnwindSafe(|| Spi::run_with_args(&query, &[tokens.into()]).unwrap_or_report()))
+        let query = format!("SELECT {}._renew_leases($1, $2::pg_catalog.interval)", self.schema);
+        self.session.transaction(AssertUnwindSafe(|| {
+            Spi::run_with_args(&query, &[tokens.into(), by.into()]).unwrap_or_report()
+        }))
     }
 
     /// A request may take half a minute, DROP DATABASE waits five seconds.
@@ -362,11 +368,14 @@ impl<'a> Jobs<'a> {
         let query = format!("SELECT {}._somebody_waits_for_this_database()", self.schema);
         let awaited = self.session.transaction(AssertUnwindSafe(|| {
             if spi::own_schema().as_deref() != Some(self.schema) {
-                return true; // dropped: nothing to do here any more
+                return None; // dropped: nothing to do here any more
             }
-            Spi::get_one::<bool>(&query).unwrap_or_report().unwrap_or(false)
+            Spi::get_one::<bool>(&query).unwrap_or_report()
         }))?;
-        Ok(if awaited { Turn::Leave } else { Turn::Busy })
+        if awaited == Some(true) {
+            self.renew("0 s")?;
+        }
+        Ok(if awaited == Some(false) { Turn::Busy } else { Turn::Leave })
     }
 }
 

@@ -57,7 +57,9 @@ impl Launcher {
         }
         match slot.worker(now, START_LIMIT) {
             WorkerState::Running => return Some(SECOND),
-            WorkerState::Died => self.back_off(slot, oid, now),
+            WorkerState::Died(lived) if lived > SECOND => slot.worker_ended(),
+            WorkerState::Died(_) => self.back_off(slot, oid, now, SECOND),
+            WorkerState::Failed => self.back_off(slot, oid, now, FIRST_BACKOFF),
             WorkerState::None => {}
         }
         let due = if slot.announced() { now } else { slot.due_at.load(SeqCst) };
@@ -78,9 +80,9 @@ impl Launcher {
         Some(FIRST_BACKOFF)
     }
 
-    fn back_off(&mut self, slot: &DatabaseSlot, oid: u32, now: i64) {
+    fn back_off(&mut self, slot: &DatabaseSlot, oid: u32, now: i64, first: i64) {
         let failures = slot.failures.fetch_add(1, SeqCst).min(6);
-        self.not_before.insert(oid, now + (FIRST_BACKOFF << failures).min(LAST_BACKOFF));
+        self.not_before.insert(oid, now + (first << failures).min(LAST_BACKOFF));
         slot.worker_ended();
     }
 }

@@ -13,11 +13,13 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 mod app;
+mod chaos;
 mod provider;
 mod repository;
 mod server;
 
 pub use app::*;
+pub use chaos::*;
 pub use postgres::{Client, GenericClient, NoTls};
 pub use provider::*;
 pub use repository::*;

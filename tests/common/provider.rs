@@ -171,6 +171,15 @@ impl FakeProvider {
         self.memory.lock().unwrap().files.keys().cloned().collect()
     }
 
+    pub fn file_names(&self) -> Vec<String> {
+        self.memory.lock().unwrap().files.values().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How many requests still get something else than an ordinary answer.
+    pub fn left_of_script(&self) -> u32 {
+        self.memory.lock().unwrap().script.iter().map(|(_, _, times)| times).sum()
+    }
+
     pub fn finish(&self, id: &str) {
         let mut memory = self.memory.lock().unwrap();
         let ends_as = memory.manners.as_ref().unwrap().ends_as;

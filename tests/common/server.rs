@@ -149,6 +149,25 @@ impl Server {
         });
     }
 
+    /// A running standby of this server; None when its programs are not there.
+    pub fn standby(&self) -> Option<Server> {
+        let dir = PathBuf::from(format!("{}.standby", self.dir.display()));
+        let path = dir.to_str().expect("a path in UTF-8");
+        let made = Command::new(super::repository("scripts/cluster.sh"))
+            .arg("standby")
+            .arg(&self.dir)
+            .arg(path)
+            .output()
+            .ok()?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr).into_owned();
+            assert!(said.contains("no pg_basebackup"), "{said}");
+            return None;
+        }
+        cluster(&dir, "start", &[&std::process::id().to_string()]);
+        Some(Server::at(dir, true))
+    }
+
     /// Path of a file with this text that the server can read and its tables, dumps and logs do not hold.
     pub fn secret(&self, text: &str) -> String {
         let path = self.dir.join("secret");
