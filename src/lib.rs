@@ -23,7 +23,10 @@ extension_sql_file!("../sql/deployment.sql", name = "deployment", requires = ["p
 extension_sql_file!("../sql/assignment.sql", name = "assignment", requires = ["deployment"]);
 extension_sql_file!("../sql/experiment.sql", name = "experiment", requires = ["assignment"]);
 extension_sql_file!("../sql/aggregates.sql", name = "aggregates", requires = ["experiment"]);
-extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["aggregates"]);
+extension_sql_file!("../sql/score_aggregates.sql", name = "score_aggregates", requires = ["aggregates"]);
+extension_sql_file!("../sql/binned_aggregates.sql", name = "binned_aggregates", requires = ["score_aggregates"]);
+extension_sql_file!("../sql/ranking.sql", name = "ranking", requires = ["binned_aggregates"]);
+extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ranking"]);
 extension_sql_file!("../sql/results.sql", name = "results", requires = ["metrics"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
 extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["health"]);

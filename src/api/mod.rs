@@ -3,7 +3,9 @@
 mod dataset;
 mod experiment;
 mod jobs;
+mod metrics;
 mod providers;
+mod ranking;
 mod schedule;
 mod serving;
 mod stats;

@@ -1,51 +1,11 @@
-//! Support functions of the aggregates and of experiment_results and experiment_health (sql/aggregates.sql, results.sql, health.sql).
+//! Support functions of experiment_results and experiment_health (sql/results.sql, health.sql).
 
-use crate::core::stats::confusion::Confusion;
 use crate::core::stats::margin::Claim;
 use crate::core::stats::ratio::Sums;
 use crate::core::stats::{compare, srm, Question};
 use crate::pg::errors::UserError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-
-#[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_step(state: Array<i64>, actual: bool, predicted: bool) -> Result<Vec<i64>, ErrorReport> {
-    counts(confusion(state)?.step(actual, predicted))
-}
-
-#[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_combine(state: Array<i64>, other: Array<i64>) -> Result<Vec<i64>, ErrorReport> {
-    counts(confusion(state)?.combine(confusion(other)?))
-}
-
-#[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_precision(state: Array<i64>) -> Result<Option<f64>, ErrorReport> {
-    Ok(confusion(state)?.precision())
-}
-
-#[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_recall(state: Array<i64>) -> Result<Option<f64>, ErrorReport> {
-    Ok(confusion(state)?.recall())
-}
-
-#[pg_extern(sql = false, immutable, strict, parallel_safe)]
-fn confusion_f1(state: Array<i64>) -> Result<Option<f64>, ErrorReport> {
-    Ok(confusion(state)?.f1())
-}
-
-fn confusion(state: Array<i64>) -> Result<Confusion, UserError> {
-    let [tp, fp, fn_] = not_negative(state, "the state of a precision_score, recall_score or f1_score")?;
-    Ok(Confusion { tp, fp, fn_ })
-}
-
-fn counts(state: Option<Confusion>) -> Result<Vec<i64>, ErrorReport> {
-    let state = state.ok_or_else(|| {
-        UserError::new(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, "too many rows to count")
-            .detail("Counts are kept in 64 bits.")
-            .hint("Aggregate fewer rows at a time.")
-    })?;
-    Ok(vec![state.tp, state.fp, state.fn_])
-}
 
 /// Anyone may call a support function with any array.
 fn not_negative<const N: usize>(array: Array<i64>, what: &str) -> Result<[i64; N], UserError> {

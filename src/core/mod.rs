@@ -2,6 +2,7 @@
 
 pub mod dataset;
 pub mod experiment;
+pub mod metrics;
 pub mod profile;
 pub mod schedule;
 pub mod stats;

@@ -1,6 +1,7 @@
 //! Adaptor to Postgres: everything unsafe, and everything that knows a Datum, lives here.
 
 pub mod adapters;
+pub mod aggregate;
 pub mod catalog;
 pub mod dataset_rows;
 pub mod errors;

@@ -1,6 +1,5 @@
 //! Statistics of A/B tests. Unit of everything is the user: events of one user are not independent.
 
-pub mod confusion;
 pub mod lift;
 pub mod margin;
 pub mod ratio;
