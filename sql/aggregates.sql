@@ -6,63 +6,54 @@ CREATE FUNCTION _confusion_step(state double precision[], actual boolean, predic
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_step_wrapper';
 COMMENT ON FUNCTION _confusion_step IS 'pg_finetune private: counts one row into {tp, fp, fn, tn, ignored}';
-REVOKE ALL ON FUNCTION _confusion_step FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_step TO finetune_analyst;
 
 CREATE FUNCTION _confusion_step_weighted(state double precision[], actual boolean, predicted boolean, weight double precision) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_step_weighted_wrapper';
 COMMENT ON FUNCTION _confusion_step_weighted IS 'pg_finetune private: counts one row with its weight';
-REVOKE ALL ON FUNCTION _confusion_step_weighted FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_step_weighted TO finetune_analyst;
 
 CREATE FUNCTION _confusion_step_chosen(state double precision[], actual boolean, predicted boolean, weight double precision, zero_division double precision) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_step_chosen_wrapper';
 COMMENT ON FUNCTION _confusion_step_chosen IS 'pg_finetune private: counts one row with its weight and keeps what 0/0 is to be';
-REVOKE ALL ON FUNCTION _confusion_step_chosen FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_step_chosen TO finetune_analyst;
 
 CREATE FUNCTION _confusion_combine(state double precision[], other double precision[]) RETURNS double precision[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_combine_wrapper';
 COMMENT ON FUNCTION _confusion_combine IS 'pg_finetune private: adds the counts of two groups of rows';
-REVOKE ALL ON FUNCTION _confusion_combine FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_combine TO finetune_analyst;
 
 CREATE FUNCTION _confusion_precision(state double precision[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_precision_wrapper';
 COMMENT ON FUNCTION _confusion_precision IS 'pg_finetune private: tp / (tp + fp)';
-REVOKE ALL ON FUNCTION _confusion_precision FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_precision TO finetune_analyst;
 
 CREATE FUNCTION _confusion_recall(state double precision[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_recall_wrapper';
 COMMENT ON FUNCTION _confusion_recall IS 'pg_finetune private: tp / (tp + fn)';
-REVOKE ALL ON FUNCTION _confusion_recall FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_recall TO finetune_analyst;
 
 CREATE FUNCTION _confusion_f1(state double precision[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_f1_wrapper';
 COMMENT ON FUNCTION _confusion_f1 IS 'pg_finetune private: 2 tp / (2 tp + fp + fn)';
-REVOKE ALL ON FUNCTION _confusion_f1 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_f1 TO finetune_analyst;
 
 CREATE FUNCTION _confusion_mcc(state double precision[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_mcc_wrapper';
 COMMENT ON FUNCTION _confusion_mcc IS 'pg_finetune private: Matthews correlation coefficient';
-REVOKE ALL ON FUNCTION _confusion_mcc FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_mcc TO finetune_analyst;
 
 CREATE FUNCTION _confusion_ratios(state double precision[]) RETURNS double precision[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'confusion_ratios_wrapper';
 COMMENT ON FUNCTION _confusion_ratios IS 'pg_finetune private: the ratios of binary_report, in its order';
-REVOKE ALL ON FUNCTION _confusion_ratios FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _confusion_ratios TO finetune_analyst;
 
 CREATE TYPE binary_report_row AS (
@@ -83,7 +74,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _binary_report IS 'pg_finetune private: all that the counts tell, as one row';
-REVOKE ALL ON FUNCTION _binary_report FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _binary_report TO finetune_analyst;
 
 -- Aggregates have no default arguments: each comes plain, with a weight, and with a weight and an answer to 0/0.
@@ -113,7 +103,6 @@ BEGIN
                  FINALFUNC = @extschema@.%I, COMBINEFUNC = @extschema@._confusion_combine, PARALLEL = SAFE)',
                 aggregate.name, form.arguments, form.step, form.start, aggregate.final);
             EXECUTE pg_catalog.format('COMMENT ON AGGREGATE @extschema@.%I(%s) IS %L', aggregate.name, form.types, aggregate.meaning || form.meaning);
-            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION @extschema@.%I(%s) FROM PUBLIC', aggregate.name, form.types);
             EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION @extschema@.%I(%s) TO finetune_analyst', aggregate.name, form.types);
         END LOOP;
     END LOOP;
@@ -137,7 +126,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION binary_label IS 'True for a positive label, false for a negative one, NULL for NULL, an error for any other: what the aggregates take';
-REVOKE ALL ON FUNCTION binary_label FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION binary_label TO finetune_analyst;
 
 -- Any number of classes.
@@ -146,21 +134,18 @@ CREATE FUNCTION _label_step(state bytea, actual text, predicted text) RETURNS by
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'label_step_wrapper';
 COMMENT ON FUNCTION _label_step IS 'pg_finetune private: counts one row of classes';
-REVOKE ALL ON FUNCTION _label_step FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _label_step TO finetune_analyst;
 
 CREATE FUNCTION _label_step_weighted(state bytea, actual text, predicted text, weight double precision) RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'label_step_weighted_wrapper';
 COMMENT ON FUNCTION _label_step_weighted IS 'pg_finetune private: counts one row of classes with its weight';
-REVOKE ALL ON FUNCTION _label_step_weighted FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _label_step_weighted TO finetune_analyst;
 
 CREATE FUNCTION _label_combine(state bytea, other bytea) RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'label_combine_wrapper';
 COMMENT ON FUNCTION _label_combine IS 'pg_finetune private: adds the counts of two groups of rows';
-REVOKE ALL ON FUNCTION _label_combine FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _label_combine TO finetune_analyst;
 
 CREATE FUNCTION _label_rows(state bytea) RETURNS TABLE (class text, "precision" double precision, recall double precision, f1 double precision,
@@ -168,7 +153,6 @@ CREATE FUNCTION _label_rows(state bytea) RETURNS TABLE (class text, "precision" 
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'label_rows_wrapper';
 COMMENT ON FUNCTION _label_rows IS 'pg_finetune private: one row per class';
-REVOKE ALL ON FUNCTION _label_rows FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _label_rows TO finetune_analyst;
 
 CREATE TYPE classification_report_row AS (
@@ -185,7 +169,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _classification_report IS 'pg_finetune private: the classes of a state as an array of rows';
-REVOKE ALL ON FUNCTION _classification_report FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _classification_report TO finetune_analyst;
 
 CREATE AGGREGATE classification_report(actual text, predicted text) (
@@ -194,7 +177,6 @@ CREATE AGGREGATE classification_report(actual text, predicted text) (
     COMBINEFUNC = @extschema@._label_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE classification_report(text, text) IS 'One row per class, as an array: SELECT * FROM unnest((SELECT classification_report(actual, predicted) FROM ...))';
-REVOKE ALL ON FUNCTION classification_report(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION classification_report(text, text) TO finetune_analyst;
 
 CREATE AGGREGATE classification_report(actual text, predicted text, weight double precision) (
@@ -203,5 +185,4 @@ CREATE AGGREGATE classification_report(actual text, predicted text, weight doubl
     COMBINEFUNC = @extschema@._label_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE classification_report(text, text, double precision) IS 'One row per class, as an array: SELECT * FROM unnest((SELECT classification_report(actual, predicted) FROM ...)); weight >= 0';
-REVOKE ALL ON FUNCTION classification_report(text, text, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION classification_report(text, text, double precision) TO finetune_analyst;

@@ -5,35 +5,30 @@ CREATE FUNCTION _histogram_step(state bytea, actual boolean, score double precis
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'histogram_step_wrapper';
 COMMENT ON FUNCTION _histogram_step IS 'pg_finetune private: counts one row';
-REVOKE ALL ON FUNCTION _histogram_step FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _histogram_step TO finetune_analyst;
 
 CREATE FUNCTION _histogram_combine(state bytea, other bytea) RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'histogram_combine_wrapper';
 COMMENT ON FUNCTION _histogram_combine IS 'pg_finetune private: adds the counts of two groups of rows';
-REVOKE ALL ON FUNCTION _histogram_combine FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _histogram_combine TO finetune_analyst;
 
 CREATE FUNCTION _histogram_figures(state bytea) RETURNS double precision[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'histogram_figures_wrapper';
 COMMENT ON FUNCTION _histogram_figures IS 'pg_finetune private: {auc, its error, average precision, its error, positives, negatives, ignored}';
-REVOKE ALL ON FUNCTION _histogram_figures FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _histogram_figures TO finetune_analyst;
 
 CREATE FUNCTION _histogram_auc(state bytea) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._histogram_figures(state))[1]; END $$;
 COMMENT ON FUNCTION _histogram_auc IS 'pg_finetune private: area under the ROC curve';
-REVOKE ALL ON FUNCTION _histogram_auc FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _histogram_auc TO finetune_analyst;
 
 CREATE FUNCTION _histogram_average_precision(state bytea) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._histogram_figures(state))[3]; END $$;
 COMMENT ON FUNCTION _histogram_average_precision IS 'pg_finetune private: average precision';
-REVOKE ALL ON FUNCTION _histogram_average_precision FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _histogram_average_precision TO finetune_analyst;
 
 CREATE TYPE approx_score_report_row AS (
@@ -48,7 +43,6 @@ AS $$ BEGIN RETURN (
     SELECT ROW(f[1], f[2], f[3], f[4], f[5], f[6], f[7])::@extschema@.approx_score_report_row
     FROM (VALUES (@extschema@._histogram_figures(state))) x (f)); END $$;
 COMMENT ON FUNCTION _approx_score_report IS 'pg_finetune private: figures and errors as one row';
-REVOKE ALL ON FUNCTION _approx_score_report FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _approx_score_report TO finetune_analyst;
 
 CREATE AGGREGATE approx_roc_auc(actual boolean, score double precision) (
@@ -57,7 +51,6 @@ CREATE AGGREGATE approx_roc_auc(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._histogram_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE approx_roc_auc(boolean, double precision) IS 'roc_auc from 8,192 buckets of scores between 0 and 1: constant memory; approx_score_report states the error';
-REVOKE ALL ON FUNCTION approx_roc_auc(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION approx_roc_auc(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE approx_average_precision(actual boolean, score double precision) (
@@ -66,7 +59,6 @@ CREATE AGGREGATE approx_average_precision(actual boolean, score double precision
     COMBINEFUNC = @extschema@._histogram_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE approx_average_precision(boolean, double precision) IS 'average_precision from 8,192 buckets of scores between 0 and 1: constant memory; approx_score_report states the error';
-REVOKE ALL ON FUNCTION approx_average_precision(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION approx_average_precision(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE approx_score_report(actual boolean, score double precision) (
@@ -75,42 +67,36 @@ CREATE AGGREGATE approx_score_report(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._histogram_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE approx_score_report(boolean, double precision) IS 'approx_roc_auc and approx_average_precision with the most that each can be off, as one row';
-REVOKE ALL ON FUNCTION approx_score_report(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION approx_score_report(boolean, double precision) TO finetune_analyst;
 
 CREATE FUNCTION _probability_step(state double precision[], actual boolean, probability double precision) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_step_wrapper';
 COMMENT ON FUNCTION _probability_step IS 'pg_finetune private: adds one row in ten bins';
-REVOKE ALL ON FUNCTION _probability_step FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_step TO finetune_analyst;
 
 CREATE FUNCTION _probability_step_weighted(state double precision[], actual boolean, probability double precision, weight double precision) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_step_weighted_wrapper';
 COMMENT ON FUNCTION _probability_step_weighted IS 'pg_finetune private: adds one row with its weight';
-REVOKE ALL ON FUNCTION _probability_step_weighted FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_step_weighted TO finetune_analyst;
 
 CREATE FUNCTION _probability_step_bins(state double precision[], actual boolean, probability double precision, bins integer) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_step_bins_wrapper';
 COMMENT ON FUNCTION _probability_step_bins IS 'pg_finetune private: adds one row in so many bins';
-REVOKE ALL ON FUNCTION _probability_step_bins FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_step_bins TO finetune_analyst;
 
 CREATE FUNCTION _probability_combine(state double precision[], other double precision[]) RETURNS double precision[]
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_combine_wrapper';
 COMMENT ON FUNCTION _probability_combine IS 'pg_finetune private: adds the sums of two groups of rows';
-REVOKE ALL ON FUNCTION _probability_combine FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_combine TO finetune_analyst;
 
 CREATE FUNCTION _probability_figures(state double precision[]) RETURNS double precision[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_figures_wrapper';
 COMMENT ON FUNCTION _probability_figures IS 'pg_finetune private: {Brier score, log loss, expected and largest calibration error}';
-REVOKE ALL ON FUNCTION _probability_figures FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_figures TO finetune_analyst;
 
 CREATE FUNCTION _probability_bins(state double precision[]) RETURNS TABLE (bin integer, low double precision, high double precision,
@@ -118,28 +104,24 @@ CREATE FUNCTION _probability_bins(state double precision[]) RETURNS TABLE (bin i
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'probability_bins_wrapper';
 COMMENT ON FUNCTION _probability_bins IS 'pg_finetune private: the bins that hold anything';
-REVOKE ALL ON FUNCTION _probability_bins FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_bins TO finetune_analyst;
 
 CREATE FUNCTION _probability_brier(state double precision[]) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._probability_figures(state))[1]; END $$;
 COMMENT ON FUNCTION _probability_brier IS 'pg_finetune private: Brier score';
-REVOKE ALL ON FUNCTION _probability_brier FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_brier TO finetune_analyst;
 
 CREATE FUNCTION _probability_log_loss(state double precision[]) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._probability_figures(state))[2]; END $$;
 COMMENT ON FUNCTION _probability_log_loss IS 'pg_finetune private: log loss';
-REVOKE ALL ON FUNCTION _probability_log_loss FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_log_loss TO finetune_analyst;
 
 CREATE FUNCTION _probability_calibration_error(state double precision[]) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (@extschema@._probability_figures(state))[3]; END $$;
 COMMENT ON FUNCTION _probability_calibration_error IS 'pg_finetune private: expected calibration error';
-REVOKE ALL ON FUNCTION _probability_calibration_error FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _probability_calibration_error TO finetune_analyst;
 
 CREATE TYPE calibration_row AS (
@@ -152,7 +134,6 @@ LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg
 AS $$ BEGIN RETURN (
     SELECT array_agg(ROW(b.*)::@extschema@.calibration_row ORDER BY b.bin) FROM @extschema@._probability_bins(state) b); END $$;
 COMMENT ON FUNCTION _calibration_table IS 'pg_finetune private: the bins as an array of rows';
-REVOKE ALL ON FUNCTION _calibration_table FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _calibration_table TO finetune_analyst;
 
 CREATE AGGREGATE brier_score(actual boolean, probability double precision) (
@@ -161,7 +142,6 @@ CREATE AGGREGATE brier_score(actual boolean, probability double precision) (
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE brier_score(boolean, double precision) IS 'Mean squared distance of probability and outcome';
-REVOKE ALL ON FUNCTION brier_score(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION brier_score(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE brier_score(actual boolean, probability double precision, weight double precision) (
@@ -170,7 +150,6 @@ CREATE AGGREGATE brier_score(actual boolean, probability double precision, weigh
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE brier_score(boolean, double precision, double precision) IS 'Mean squared distance of probability and outcome; weight >= 0';
-REVOKE ALL ON FUNCTION brier_score(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION brier_score(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE log_loss(actual boolean, probability double precision) (
@@ -179,7 +158,6 @@ CREATE AGGREGATE log_loss(actual boolean, probability double precision) (
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE log_loss(boolean, double precision) IS 'Mean negative log likelihood; a certainty that was wrong costs 36, not infinity';
-REVOKE ALL ON FUNCTION log_loss(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION log_loss(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE log_loss(actual boolean, probability double precision, weight double precision) (
@@ -188,7 +166,6 @@ CREATE AGGREGATE log_loss(actual boolean, probability double precision, weight d
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE log_loss(boolean, double precision, double precision) IS 'Mean negative log likelihood; a certainty that was wrong costs 36, not infinity; weight >= 0';
-REVOKE ALL ON FUNCTION log_loss(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION log_loss(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE expected_calibration_error(actual boolean, probability double precision) (
@@ -197,7 +174,6 @@ CREATE AGGREGATE expected_calibration_error(actual boolean, probability double p
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE expected_calibration_error(boolean, double precision) IS 'Mean distance between promised and actual share over bins of equal width, ten of them';
-REVOKE ALL ON FUNCTION expected_calibration_error(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION expected_calibration_error(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE expected_calibration_error(actual boolean, probability double precision, bins integer) (
@@ -206,7 +182,6 @@ CREATE AGGREGATE expected_calibration_error(actual boolean, probability double p
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE expected_calibration_error(boolean, double precision, integer) IS 'Mean distance between promised and actual share over bins of equal width';
-REVOKE ALL ON FUNCTION expected_calibration_error(boolean, double precision, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION expected_calibration_error(boolean, double precision, integer) TO finetune_analyst;
 
 CREATE AGGREGATE calibration_table(actual boolean, probability double precision) (
@@ -215,7 +190,6 @@ CREATE AGGREGATE calibration_table(actual boolean, probability double precision)
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE calibration_table(boolean, double precision) IS 'What was promised and what happened, by bins of equal width, as an array: SELECT * FROM unnest((SELECT calibration_table(actual, probability) FROM ...))';
-REVOKE ALL ON FUNCTION calibration_table(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION calibration_table(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE calibration_table(actual boolean, probability double precision, bins integer) (
@@ -224,12 +198,10 @@ CREATE AGGREGATE calibration_table(actual boolean, probability double precision,
     COMBINEFUNC = @extschema@._probability_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE calibration_table(boolean, double precision, integer) IS 'What was promised and what happened, by bins of equal width, as an array: SELECT * FROM unnest((SELECT calibration_table(actual, probability) FROM ...))';
-REVOKE ALL ON FUNCTION calibration_table(boolean, double precision, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION calibration_table(boolean, double precision, integer) TO finetune_analyst;
 
 CREATE FUNCTION population_stability_index(before bigint[], after bigint[]) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'population_stability_index_wrapper';
 COMMENT ON FUNCTION population_stability_index IS 'How far two counted distributions over the same buckets are apart: below 0.1 alike, above 0.25 different. Of score buckets only when both models are calibrated';
-REVOKE ALL ON FUNCTION population_stability_index FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION population_stability_index TO finetune_analyst;

@@ -6,42 +6,36 @@ CREATE FUNCTION ndcg(relevance double precision[], score double precision[], k i
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'ndcg_wrapper';
 COMMENT ON FUNCTION ndcg IS 'Discounted gain of the first k as a share of the best order of all judged items; gain: linear or exponential (2^relevance - 1). ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION ndcg FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ndcg TO finetune_analyst;
 
 CREATE FUNCTION mrr(relevance double precision[], score double precision[], ties text DEFAULT 'averaged', ids text[] DEFAULT NULL) RETURNS double precision
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'mrr_wrapper';
 COMMENT ON FUNCTION mrr IS '1 / rank of the first relevant item; its mean over users is the mean reciprocal rank. ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION mrr FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mrr TO finetune_analyst;
 
 CREATE FUNCTION recall_at(relevance double precision[], score double precision[], k integer DEFAULT NULL, ties text DEFAULT 'averaged', ids text[] DEFAULT NULL) RETURNS double precision
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'recall_at_wrapper';
 COMMENT ON FUNCTION recall_at IS 'Share of all relevant items that is among the first k. ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION recall_at FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION recall_at TO finetune_analyst;
 
 CREATE FUNCTION precision_at(relevance double precision[], score double precision[], k integer DEFAULT NULL, ties text DEFAULT 'averaged', ids text[] DEFAULT NULL) RETURNS double precision
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'precision_at_wrapper';
 COMMENT ON FUNCTION precision_at IS 'Share of k that is relevant, also when fewer than k were returned. ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION precision_at FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION precision_at TO finetune_analyst;
 
 CREATE FUNCTION hit_at(relevance double precision[], score double precision[], k integer DEFAULT NULL, ties text DEFAULT 'averaged', ids text[] DEFAULT NULL) RETURNS double precision
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'hit_at_wrapper';
 COMMENT ON FUNCTION hit_at IS '1 when a relevant item is among the first k, else 0; with ties the chance of it. ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION hit_at FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION hit_at TO finetune_analyst;
 
 CREATE FUNCTION average_precision_at(relevance double precision[], score double precision[], k integer DEFAULT NULL, ties text DEFAULT 'averaged', ids text[] DEFAULT NULL) RETURNS double precision
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'average_precision_at_wrapper';
 COMMENT ON FUNCTION average_precision_at IS 'Precision at each relevant item among the first k, averaged over all relevant items; its mean over users is MAP. ties: averaged over all orders of equal scores, or id = by id descending, as trec_eval';
-REVOKE ALL ON FUNCTION average_precision_at FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION average_precision_at TO finetune_analyst;
 
 -- Waiting times: rows of _scores with the seconds as score; positive = ended, negative = still waiting.
@@ -50,14 +44,12 @@ CREATE FUNCTION _survival_median(state bytea) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'survival_median_wrapper';
 COMMENT ON FUNCTION _survival_median IS 'pg_finetune private: Kaplan-Meier time by which half have ended';
-REVOKE ALL ON FUNCTION _survival_median FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _survival_median TO finetune_analyst;
 
 CREATE FUNCTION _survival_mean(state bytea, horizon double precision) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'survival_mean_wrapper';
 COMMENT ON FUNCTION _survival_mean IS 'pg_finetune private: Kaplan-Meier mean time up to the horizon';
-REVOKE ALL ON FUNCTION _survival_mean FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _survival_mean TO finetune_analyst;
 
 CREATE FUNCTION _survival_intervals(users integer[], seconds double precision[], ended boolean[], horizon double precision,
@@ -65,5 +57,4 @@ CREATE FUNCTION _survival_intervals(users integer[], seconds double precision[],
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'survival_intervals_wrapper';
 COMMENT ON FUNCTION _survival_intervals IS 'pg_finetune private: {low, high} of median and mean from resampled users';
-REVOKE ALL ON FUNCTION _survival_intervals FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _survival_intervals TO finetune_analyst;

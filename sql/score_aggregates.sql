@@ -6,49 +6,42 @@ CREATE FUNCTION _score_step(state bytea, actual boolean, score double precision)
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_step_wrapper';
 COMMENT ON FUNCTION _score_step IS 'pg_finetune private: keeps one row';
-REVOKE ALL ON FUNCTION _score_step FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_step TO finetune_analyst;
 
 CREATE FUNCTION _score_step_weighted(state bytea, actual boolean, score double precision, weight double precision) RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_step_weighted_wrapper';
 COMMENT ON FUNCTION _score_step_weighted IS 'pg_finetune private: keeps one row with its weight';
-REVOKE ALL ON FUNCTION _score_step_weighted FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_step_weighted TO finetune_analyst;
 
 CREATE FUNCTION _score_combine(state bytea, other bytea) RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_combine_wrapper';
 COMMENT ON FUNCTION _score_combine IS 'pg_finetune private: puts two groups of rows together';
-REVOKE ALL ON FUNCTION _score_combine FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_combine TO finetune_analyst;
 
 CREATE FUNCTION _score_auc(state bytea) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_auc_wrapper';
 COMMENT ON FUNCTION _score_auc IS 'pg_finetune private: area under the ROC curve';
-REVOKE ALL ON FUNCTION _score_auc FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_auc TO finetune_analyst;
 
 CREATE FUNCTION _score_average_precision(state bytea) RETURNS double precision
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_average_precision_wrapper';
 COMMENT ON FUNCTION _score_average_precision IS 'pg_finetune private: average precision';
-REVOKE ALL ON FUNCTION _score_average_precision FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_average_precision TO finetune_analyst;
 
 CREATE FUNCTION _score_counts(state bytea) RETURNS double precision[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_counts_wrapper';
 COMMENT ON FUNCTION _score_counts IS 'pg_finetune private: {positives, negatives, ignored}';
-REVOKE ALL ON FUNCTION _score_counts FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_counts TO finetune_analyst;
 
 CREATE FUNCTION _score_thresholds(state bytea, points integer) RETURNS TABLE (threshold double precision, tp double precision, fp double precision)
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'score_thresholds_wrapper';
 COMMENT ON FUNCTION _score_thresholds IS 'pg_finetune private: what is at or above each score, from the highest; points > 0 thins them out to about that many';
-REVOKE ALL ON FUNCTION _score_thresholds FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_thresholds TO finetune_analyst;
 
 CREATE TYPE score_report_row AS (
@@ -66,7 +59,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _score_report IS 'pg_finetune private: all that the scores tell, as one row';
-REVOKE ALL ON FUNCTION _score_report FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _score_report TO finetune_analyst;
 
 CREATE TYPE threshold_row AS (
@@ -91,14 +83,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _threshold_rows IS 'pg_finetune private: one row per threshold; points > 0 thins them out';
-REVOKE ALL ON FUNCTION _threshold_rows FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _threshold_rows TO finetune_analyst;
 
 CREATE FUNCTION _threshold_table(state bytea) RETURNS threshold_row[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN @extschema@._threshold_rows(state, 0); END $$;
 COMMENT ON FUNCTION _threshold_table IS 'pg_finetune private: one row per different score, from the highest';
-REVOKE ALL ON FUNCTION _threshold_table FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _threshold_table TO finetune_analyst;
 
 CREATE AGGREGATE roc_auc(actual boolean, score double precision) (
@@ -107,7 +97,6 @@ CREATE AGGREGATE roc_auc(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE roc_auc(boolean, double precision) IS 'Area under the ROC curve: the chance that a positive scores above a negative, ties half; exact; NULL when one class is missing';
-REVOKE ALL ON FUNCTION roc_auc(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION roc_auc(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE roc_auc(actual boolean, score double precision, weight double precision) (
@@ -116,7 +105,6 @@ CREATE AGGREGATE roc_auc(actual boolean, score double precision, weight double p
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE roc_auc(boolean, double precision, double precision) IS 'Area under the ROC curve: the chance that a positive scores above a negative, ties half; exact; NULL when one class is missing; weight >= 0';
-REVOKE ALL ON FUNCTION roc_auc(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION roc_auc(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE average_precision(actual boolean, score double precision) (
@@ -125,7 +113,6 @@ CREATE AGGREGATE average_precision(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE average_precision(boolean, double precision) IS 'Precision averaged over the steps of recall, ties one step; exact; NULL without positives';
-REVOKE ALL ON FUNCTION average_precision(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION average_precision(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE average_precision(actual boolean, score double precision, weight double precision) (
@@ -134,7 +121,6 @@ CREATE AGGREGATE average_precision(actual boolean, score double precision, weigh
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE average_precision(boolean, double precision, double precision) IS 'Precision averaged over the steps of recall, ties one step; exact; NULL without positives; weight >= 0';
-REVOKE ALL ON FUNCTION average_precision(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION average_precision(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE score_report(actual boolean, score double precision) (
@@ -143,7 +129,6 @@ CREATE AGGREGATE score_report(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE score_report(boolean, double precision) IS 'roc_auc, average_precision and what they were made of, as one row; ignored = rows with a NULL, NaN or infinite score';
-REVOKE ALL ON FUNCTION score_report(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION score_report(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE score_report(actual boolean, score double precision, weight double precision) (
@@ -152,7 +137,6 @@ CREATE AGGREGATE score_report(actual boolean, score double precision, weight dou
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE score_report(boolean, double precision, double precision) IS 'roc_auc, average_precision and what they were made of, as one row; ignored = rows with a NULL, NaN or infinite score; weight >= 0';
-REVOKE ALL ON FUNCTION score_report(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION score_report(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE threshold_table(actual boolean, score double precision) (
@@ -161,7 +145,6 @@ CREATE AGGREGATE threshold_table(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE threshold_table(boolean, double precision) IS 'All rates at every different score, from the highest, as an array: SELECT * FROM unnest((SELECT threshold_table(actual, score) FROM ...))';
-REVOKE ALL ON FUNCTION threshold_table(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION threshold_table(boolean, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE threshold_table(actual boolean, score double precision, weight double precision) (
@@ -170,7 +153,6 @@ CREATE AGGREGATE threshold_table(actual boolean, score double precision, weight 
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE threshold_table(boolean, double precision, double precision) IS 'All rates at every different score, from the highest, as an array: SELECT * FROM unnest((SELECT threshold_table(actual, score) FROM ...)); weight >= 0';
-REVOKE ALL ON FUNCTION threshold_table(boolean, double precision, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION threshold_table(boolean, double precision, double precision) TO finetune_analyst;
 
 CREATE AGGREGATE _scores(actual boolean, score double precision) (
@@ -178,5 +160,4 @@ CREATE AGGREGATE _scores(actual boolean, score double precision) (
     COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE _scores(boolean, double precision) IS 'pg_finetune private: the rows themselves';
-REVOKE ALL ON FUNCTION _scores(boolean, double precision) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _scores(boolean, double precision) TO finetune_analyst;

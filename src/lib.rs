@@ -27,7 +27,8 @@ extension_sql_file!("../sql/score_aggregates.sql", name = "score_aggregates", re
 extension_sql_file!("../sql/binned_aggregates.sql", name = "binned_aggregates", requires = ["score_aggregates"]);
 extension_sql_file!("../sql/ranking.sql", name = "ranking", requires = ["binned_aggregates"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ranking"]);
-extension_sql_file!("../sql/results.sql", name = "results", requires = ["metrics"]);
+extension_sql_file!("../sql/overview.sql", name = "overview", requires = ["metrics"]);
+extension_sql_file!("../sql/results.sql", name = "results", requires = ["overview"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
 extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["health"]);
 extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["profile"]);

@@ -188,7 +188,11 @@ fn score_step_weighted(
 }
 
 #[pg_extern(sql = false, immutable, parallel_safe)]
-fn score_combine(state: Option<Given>, other: Option<Given>, call: FunctionCallInfo) -> Result<Option<Kept>, ErrorReport> {
+fn score_combine(
+    state: Option<Given>,
+    other: Option<Given>,
+    call: FunctionCallInfo,
+) -> Result<Option<Kept>, ErrorReport> {
     Ok(combine::<Scores>(call, state, other)?)
 }
 
@@ -251,7 +255,9 @@ fn histogram_step(
     call: FunctionCallInfo,
 ) -> Result<Kept, ErrorReport> {
     Ok(update(call, state, |counts: &mut Histogram| match (actual, score) {
-        (Some(actual), Some(score)) => counts.add(actual, score).then_some(()).ok_or_else(|| out_of_range("score", score)),
+        (Some(actual), Some(score)) => {
+            counts.add(actual, score).then_some(()).ok_or_else(|| out_of_range("score", score))
+        }
         _ => {
             counts.ignored += 1;
             Ok(())
@@ -260,9 +266,12 @@ fn histogram_step(
 }
 
 fn out_of_range(what: &str, number: f64) -> UserError {
-    UserError::new(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, format!("{what} {number} is not between 0 and 1"))
-        .detail("Buckets and probabilities have that range.")
-        .hint("Scale it, or use roc_auc and average_precision, which rank any finite numbers.")
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        format!("{what} {number} is not between 0 and 1"),
+    )
+    .detail("Buckets and probabilities have that range.")
+    .hint("Scale it, or use roc_auc and average_precision, which rank any finite numbers.")
 }
 
 #[pg_extern(sql = false, immutable, parallel_safe)]
@@ -325,7 +334,11 @@ fn classify(
 }
 
 #[pg_extern(sql = false, immutable, parallel_safe)]
-fn label_combine(state: Option<Given>, other: Option<Given>, call: FunctionCallInfo) -> Result<Option<Kept>, ErrorReport> {
+fn label_combine(
+    state: Option<Given>,
+    other: Option<Given>,
+    call: FunctionCallInfo,
+) -> Result<Option<Kept>, ErrorReport> {
     Ok(combine::<Labels>(call, state, other)?)
 }
 
@@ -416,7 +429,9 @@ fn calibrate(
 
 fn no_sums() -> UserError {
     UserError::invalid("that is no state of brier_score and its siblings")
-        .detail("It is an array of sums, as long as the number of bins says; the number of bins is the same for all rows.")
+        .detail(
+            "It is an array of sums, as long as the number of bins says; the number of bins is the same for all rows.",
+        )
         .hint("Call the aggregates, which keep these arrays themselves.")
 }
 
@@ -463,7 +478,8 @@ fn probability_bins(
     ErrorReport,
 > {
     let sums = Calibration::of(state.numbers()).ok_or_else(no_sums)?;
-    let rows = sums.bins().map(|b| (b.number as i32 + 1, b.low, b.high, b.weight, b.mean_probability, b.share_positive));
+    let rows =
+        sums.bins().map(|b| (b.number as i32 + 1, b.low, b.high, b.weight, b.mean_probability, b.share_positive));
     Ok(TableIterator::new(rows.collect::<Vec<_>>()))
 }
 

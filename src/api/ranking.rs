@@ -165,7 +165,10 @@ fn survival_intervals(
     let wait = |((user, time), ended): ((Option<i32>, Option<f64>), Option<bool>)| {
         Some(Wait { user: u32::try_from(user?).ok()?, time: time.filter(|t| t.is_finite())?, ended: ended? })
     };
-    let waits = rows.map(wait).collect::<Option<Vec<_>>>().filter(|_| users.len() == seconds.len() && users.len() == ended.len());
+    let waits = rows
+        .map(wait)
+        .collect::<Option<Vec<_>>>()
+        .filter(|_| users.len() == seconds.len() && users.len() == ended.len());
     let waits = waits.ok_or_else(|| {
         UserError::invalid("users, seconds and ended do not belong together")
             .detail("Every wait has one of each, none NULL; users are numbered from 0.")

@@ -312,9 +312,12 @@ impl State for Labels {
 
 pub fn too_many_classes() -> UserError {
     let most = crate::core::metrics::labels::MOST_CLASSES;
-    UserError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("classification_report of more than {most} classes"))
-        .detail("Labels are names of classes; it looks as if these were values of another kind.")
-        .hint("For a score against two classes use threshold_table(actual, score).")
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("classification_report of more than {most} classes"),
+    )
+    .detail("Labels are names of classes; it looks as if these were values of another kind.")
+    .hint("For a score against two classes use threshold_table(actual, score).")
 }
 
 /// Adds one row to the scores.
@@ -383,7 +386,11 @@ impl Tally {
         unsafe {
             let array = &*self.0;
             let plain = array.ndim == 1 && array.dataoffset == 0 && array.elemtype == pg_sys::FLOAT8OID;
-            if plain { self.0.add(1).cast::<i32>().read().max(0) as usize } else { 0 }
+            if plain {
+                self.0.add(1).cast::<i32>().read().max(0) as usize
+            } else {
+                0
+            }
         }
     }
 

@@ -99,7 +99,8 @@ mod tests {
         let Some(file) = shared("metric-vectors.json") else { return };
         for row in rows(&file["classification"]) {
             let c = count(row);
-            let expect = |ours: Option<f64>, key: &str| assert_close(ours, &row[key], &format!("{} {key}", row["name"]));
+            let expect =
+                |ours: Option<f64>, key: &str| assert_close(ours, &row[key], &format!("{} {key}", row["name"]));
             for (ours, key) in [(c.precision(), "precision"), (c.recall(), "recall"), (c.f(1.0), "f1")] {
                 assert_close(ours, &row["by_zero_division"]["nan"][key], &format!("{} {key}", row["name"]));
             }

@@ -74,7 +74,12 @@ impl Labels {
                 classes.entry(actual).or_insert([0.0; 3])[0] += weight;
             }
         }
-        let class = |(name, [hits, support, predicted]): (&str, [f64; 3])| Class { name: name.into(), hits, support, predicted };
+        let class = |(name, [hits, support, predicted]): (&str, [f64; 3])| Class {
+            name: name.into(),
+            hits,
+            support,
+            predicted,
+        };
         classes.into_iter().map(class).collect()
     }
 
@@ -132,7 +137,8 @@ mod tests {
     fn vector_of_scikit_learn_whole_and_split() {
         let Some(file) = shared("metric-vectors.json") else { return };
         let row = &file["multiclass"];
-        let [actual, predicted] = ["y_true", "y_pred"].map(|key| rows(&row[key]).iter().map(ToString::to_string).collect::<Vec<_>>());
+        let [actual, predicted] =
+            ["y_true", "y_pred"].map(|key| rows(&row[key]).iter().map(ToString::to_string).collect::<Vec<_>>());
         for cut in 0..=actual.len() {
             let mut parts = [Labels::default(), Labels::default()];
             for (i, (a, p)) in actual.iter().zip(&predicted).enumerate() {

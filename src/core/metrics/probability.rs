@@ -120,7 +120,10 @@ mod tests {
     fn nothing_is_undefined_and_foreign_numbers_are_no_state() {
         let state = vec![0.0; numbers(3)];
         let sums = Calibration::of(&state).unwrap();
-        assert_eq!((sums.brier(), sums.log_loss(), sums.expected_error(), sums.largest_error()), (None, None, None, None));
+        assert_eq!(
+            (sums.brier(), sums.log_loss(), sums.expected_error(), sums.largest_error()),
+            (None, None, None, None)
+        );
         assert!(Calibration::of(&state[1..]).is_none() && Calibration::of(&[]).is_none());
         assert!(Calibration::of(&[f64::NAN; 7]).is_none());
     }

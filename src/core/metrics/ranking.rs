@@ -71,13 +71,19 @@ impl Ranking {
                 mean * discount(start.min(last)..(start + group.len()).min(last))
             })
             .sum();
-        let best: f64 = self.ideal.iter().take(last).enumerate().map(|(rank, r)| gain(*r) * discount(rank..rank + 1)).sum();
-        if best > 0.0 { found / best } else { 0.0 }
+        let best: f64 =
+            self.ideal.iter().take(last).enumerate().map(|(rank, r)| gain(*r) * discount(rank..rank + 1)).sum();
+        if best > 0.0 {
+            found / best
+        } else {
+            0.0
+        }
     }
 
     /// 1 / rank of the first relevant item; 0 when none was returned.
     pub fn reciprocal_rank(&self) -> f64 {
-        let first = self.groups().map(|(start, group)| (start, group.len(), relevant(group))).find(|(_, _, hits)| *hits > 0);
+        let first =
+            self.groups().map(|(start, group)| (start, group.len(), relevant(group))).find(|(_, _, hits)| *hits > 0);
         let Some((start, size, hits)) = first else { return 0.0 };
         // The first of `hits` in `size` places is at place i with the chance that none before was one, and this one is.
         let (mut none_yet, mut sum) = (1.0, 0.0);
@@ -101,13 +107,21 @@ impl Ranking {
 
     /// Share of the relevant that is among the first k; 0 without a relevant item.
     pub fn recall(&self, k: Option<usize>) -> f64 {
-        if self.ideal.is_empty() { 0.0 } else { self.hits(k) / self.ideal.len() as f64 }
+        if self.ideal.is_empty() {
+            0.0
+        } else {
+            self.hits(k) / self.ideal.len() as f64
+        }
     }
 
     /// Share of k that is relevant, also when fewer were returned; without k, of what was returned.
     pub fn precision(&self, k: Option<usize>) -> f64 {
         let shown = k.unwrap_or_else(|| self.groups.iter().map(Vec::len).sum());
-        if shown == 0 { 0.0 } else { self.hits(k) / shown as f64 }
+        if shown == 0 {
+            0.0
+        } else {
+            self.hits(k) / shown as f64
+        }
     }
 
     /// Whether a relevant item is among the first k; the chance of it where ties leave that open.
@@ -118,7 +132,9 @@ impl Ranking {
             let places = group.len().min(last.saturating_sub(start));
             let hits = relevant(group);
             // Of `places` drawn from the group none is relevant.
-            none *= (0..places).map(|i| (group.len() - hits).saturating_sub(i) as f64 / (group.len() - i) as f64).product::<f64>();
+            none *= (0..places)
+                .map(|i| (group.len() - hits).saturating_sub(i) as f64 / (group.len() - i) as f64)
+                .product::<f64>();
         }
         1.0 - none
     }
@@ -136,7 +152,11 @@ impl Ranking {
             }
             found += hits;
         }
-        if self.ideal.is_empty() { 0.0 } else { sum / self.ideal.len() as f64 }
+        if self.ideal.is_empty() {
+            0.0
+        } else {
+            sum / self.ideal.len() as f64
+        }
     }
 }
 
@@ -153,7 +173,9 @@ mod tests {
     fn items(row: &serde_json::Value) -> Vec<Item<'_>> {
         let [relevance, score] = ["relevance", "score"].map(|key| row[key].as_object().unwrap());
         let ids: std::collections::BTreeSet<&String> = relevance.keys().chain(score.keys()).collect();
-        let item = |id: &'_ String| (relevance.get(id).map_or(0.0, |r| r.as_f64().unwrap()), score.get(id).map(|s| s.as_f64().unwrap()));
+        let item = |id: &'_ String| {
+            (relevance.get(id).map_or(0.0, |r| r.as_f64().unwrap()), score.get(id).map(|s| s.as_f64().unwrap()))
+        };
         ids.into_iter().map(|id| Item { relevance: item(id).0, score: item(id).1, id }).collect()
     }
 
@@ -162,7 +184,9 @@ mod tests {
         let Some(file) = shared("metric-vectors.json") else { return };
         for row in rows(&file["ranking"]) {
             let by_id = Ranking::of(items(row), Ties::Id);
-            let trec = |ours: f64, key: &str| assert_close(Some(ours), &row["trec_eval"][key], &format!("{} {key}", row["name"]));
+            let trec = |ours: f64, key: &str| {
+                assert_close(Some(ours), &row["trec_eval"][key], &format!("{} {key}", row["name"]))
+            };
             trec(by_id.average_precision(None), "map");
             trec(by_id.reciprocal_rank(), "recip_rank");
             trec(by_id.precision(Some(3)), "P_3");
@@ -173,8 +197,16 @@ mod tests {
             assert_close(Some(by_id.ndcg(None, Gain::Exponential)), &row["ndcg_exp_gain_all"], "exponential gain");
             if row.get("sklearn_ndcg_ties_averaged").is_some() {
                 let averaged = Ranking::of(items(row), Ties::Averaged);
-                assert_close(Some(averaged.ndcg(None, Gain::Linear)), &row["sklearn_ndcg_ties_averaged"], "ties averaged");
-                assert_close(Some(averaged.ndcg(Some(3), Gain::Linear)), &row["sklearn_ndcg_at_3"], "ties averaged at 3");
+                assert_close(
+                    Some(averaged.ndcg(None, Gain::Linear)),
+                    &row["sklearn_ndcg_ties_averaged"],
+                    "ties averaged",
+                );
+                assert_close(
+                    Some(averaged.ndcg(Some(3), Gain::Linear)),
+                    &row["sklearn_ndcg_at_3"],
+                    "ties averaged at 3",
+                );
             }
         }
         println!("ranking: {} rows", rows(&file["ranking"]).len());
@@ -192,13 +224,21 @@ mod tests {
                 continue;
             }
             let first = Item { relevance: 0.0, score: Some(9.0), id: "" };
-            let tied = order.iter().enumerate().map(|(place, &i)| Item { relevance: relevance[i], score: Some(-(place as f64)), id: "" });
+            let tied = order.iter().enumerate().map(|(place, &i)| Item {
+                relevance: relevance[i],
+                score: Some(-(place as f64)),
+                id: "",
+            });
             let list = Ranking::of([first].into_iter().chain(tied).collect(), Ties::Averaged);
             measures(&list).into_iter().zip(&mut sums).for_each(|(measure, sum)| *sum += measure);
             orders += 1.0;
         }
         let scores = [9.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-        let items = [0.0].iter().chain(&relevance).zip(scores).map(|(&relevance, s)| Item { relevance, score: Some(s), id: "" });
+        let items = [0.0].iter().chain(&relevance).zip(scores).map(|(&relevance, s)| Item {
+            relevance,
+            score: Some(s),
+            id: "",
+        });
         for (ours, sum) in measures(&Ranking::of(items.collect(), Ties::Averaged)).into_iter().zip(sums) {
             assert!((ours - sum / orders).abs() < 1e-12, "{ours}, over all orders {}", sum / orders);
         }
@@ -206,6 +246,13 @@ mod tests {
 
     fn measures(list: &Ranking) -> [f64; 6] {
         let k = Some(3);
-        [list.ndcg(k, Gain::Linear), list.reciprocal_rank(), list.recall(k), list.precision(k), list.hit(k), list.average_precision(k)]
+        [
+            list.ndcg(k, Gain::Linear),
+            list.reciprocal_rank(),
+            list.recall(k),
+            list.precision(k),
+            list.hit(k),
+            list.average_precision(k),
+        ]
     }
 }

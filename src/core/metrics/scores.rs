@@ -106,9 +106,9 @@ impl Scores {
 
     /// Weights of positives and negatives.
     pub fn totals(&self) -> (f64, f64) {
-        self.weighted
-            .iter()
-            .fold((self.positive.len() as f64, self.negative.len() as f64), |(p, n), s| (p + s.positive, n + s.negative))
+        self.weighted.iter().fold((self.positive.len() as f64, self.negative.len() as f64), |(p, n), s| {
+            (p + s.positive, n + s.negative)
+        })
     }
 
     /// Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
@@ -180,9 +180,10 @@ impl Scores {
         let counts = [self.positive.len(), self.negative.len(), self.weighted.len()].map(|n| n as u64);
         let head = counts.into_iter().chain([self.ignored]).map(u64::to_ne_bytes);
         let keys = self.positive.iter().chain(&self.negative).map(|key| key.to_ne_bytes());
-        let steps = self.weighted.iter().flat_map(|step| {
-            [step.key.to_ne_bytes(), step.positive.to_ne_bytes(), step.negative.to_ne_bytes()]
-        });
+        let steps = self
+            .weighted
+            .iter()
+            .flat_map(|step| [step.key.to_ne_bytes(), step.positive.to_ne_bytes(), step.negative.to_ne_bytes()]);
         let (magic, rest) = out.split_at_mut(MAGIC.len());
         magic.copy_from_slice(&MAGIC);
         for (place, number) in rest.chunks_exact_mut(8).zip(head.chain(keys).chain(steps)) {
@@ -350,7 +351,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_ranked_is_counted_and_left_out() {
-        let mut all = scores(&[(true, f64::NAN), (false, f64::INFINITY), (true, f64::NEG_INFINITY), (true, 0.0), (false, -0.0)]);
+        let mut all =
+            scores(&[(true, f64::NAN), (false, f64::INFINITY), (true, f64::NEG_INFINITY), (true, 0.0), (false, -0.0)]);
         assert_eq!((all.ignored, all.roc_auc()), (3, Some(0.5)));
         all.add_weighted(true, 0.7, 0.0).unwrap();
         assert_eq!(all.steps().count(), 1);

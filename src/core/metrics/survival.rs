@@ -55,7 +55,13 @@ pub struct Interval {
 
 /// 95 % intervals of median and restricted mean from resampling users: the waits of one user are not independent.
 /// A bound of the median is None when it lies beyond what was watched.
-pub fn bootstrap(mut waits: Vec<Wait>, horizon: f64, resamples: usize, seed: u64, mut pause: impl FnMut()) -> [Interval; 2] {
+pub fn bootstrap(
+    mut waits: Vec<Wait>,
+    horizon: f64,
+    resamples: usize,
+    seed: u64,
+    mut pause: impl FnMut(),
+) -> [Interval; 2] {
     let users = waits.iter().map(|wait| wait.user as usize + 1).max().unwrap_or(0);
     if users < 2 || resamples < 2 {
         return [Interval::default(); 2];
@@ -90,7 +96,8 @@ fn resample(waits: &[Wait], drawn: &[f64], horizon: f64) -> (Option<f64>, f64) {
         let time = together[0].time;
         area += waiting * (time.min(horizon) - before);
         before = time.min(horizon);
-        let count = |ended: bool| together.iter().filter(|w| w.ended == ended).map(|w| drawn[w.user as usize]).sum::<f64>();
+        let count =
+            |ended: bool| together.iter().filter(|w| w.ended == ended).map(|w| drawn[w.user as usize]).sum::<f64>();
         let (ended, censored) = (count(true), count(false));
         if left > 0.0 {
             waiting *= 1.0 - ended / left;
