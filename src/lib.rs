@@ -40,7 +40,8 @@ extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["jobs"]);
 extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires = ["worker"]);
 extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["retraining"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["serving"]);
+extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["serving"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

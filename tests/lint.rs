@@ -7,10 +7,11 @@ use common::*;
 use std::sync::OnceLock;
 
 /// Functions that refuse callers without a role in Rust; tests/roles.rs calls them all.
-const CHECKED_IN_RUST: [&str; 7] = [
+const CHECKED_IN_RUST: [&str; 8] = [
     "adapt",
     "check_provider",
     "contrastive_triplets",
+    "evaluate_model",
     "export_jsonl",
     "relevance_score",
     "run_due_work",

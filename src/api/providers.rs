@@ -53,3 +53,21 @@ fn check_provider(provider: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> R
     notice!("{}", worker::check_provider(fcinfo, provider)?);
     Ok(())
 }
+
+#[pg_extern(sql = false)]
+fn evaluate_model(
+    model: Option<&str>,
+    max_texts: Option<i32>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<(), ErrorReport> {
+    roles::require("evaluate_model", &["finetune_admin"])?;
+    let (Some(model), Some(max_texts @ 1..)) = (model, max_texts) else {
+        return Err(UserError::invalid("evaluate_model() takes a model and a positive number of texts")
+            .detail("The model is an id of table model; each text of the comparison is asked for once at the provider.")
+            .hint("CALL evaluate_model('...', max_texts => 20000);")
+            .into());
+    };
+    let (verdict, reason) = worker::evaluate_model(fcinfo, model, max_texts)?;
+    notice!("{verdict}: {reason}");
+    Ok(())
+}

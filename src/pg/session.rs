@@ -181,6 +181,12 @@ fn describe(e: &ErrorReportWithLevel) -> Failure {
     }
 }
 
+/// The error code of five characters; the inverse of `sqlstate`.
+pub fn code_of(sqlstate: &str) -> PgSqlErrorCode {
+    let packed = sqlstate.bytes().rev().fold(0, |packed, c| (packed << 6) | i32::from(c.wrapping_sub(b'0') & 0x3f));
+    PgSqlErrorCode::from(packed)
+}
+
 /// The five characters of an error code (Postgres packs six bits each, lowest first).
 pub fn sqlstate(code: i32) -> String {
     (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3f) as u8 + b'0')).collect()

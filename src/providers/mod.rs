@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod change;
+pub mod embeddings;
 pub mod fault;
 pub mod lifecycle;
 mod mishaps;

@@ -3,6 +3,7 @@
 
 mod database;
 mod dataset;
+mod evaluation;
 mod failpoint;
 mod http;
 mod jobs;
@@ -15,6 +16,7 @@ mod trainer;
 mod training_file;
 
 pub use database::run_due_work;
+pub use evaluation::evaluate as evaluate_model;
 pub use provider_check::check as check_provider;
 
 use pgrx::prelude::*;

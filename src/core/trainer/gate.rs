@@ -70,40 +70,52 @@ pub struct Evaluation {
     pub fpr_50_change: Option<RelativeChange>,
 }
 
-/// Where and how a comparison is made.
-pub(super) struct Gate<'a> {
+/// One of the two models: the judging users and items in its space, and its way from a profile to a query.
+pub(super) struct Side<'a> {
     pub panel: &'a Panel,
     /// The same users with only the items that training never saw.
     pub cold: &'a Panel,
     pub items: &'a Rows,
     pub coverage: &'a Coverage,
+    pub adapter: &'a Adapter,
+}
+
+impl Side<'_> {
+    fn measure(&self, panel: &Panel, watch: &mut Watch<'_>) -> Result<(Rows, Vec<Measures>), Error> {
+        let queries = panel.queries(self.adapter, watch)?;
+        let measures = measure_queries(panel, self.items, &queries, watch)?;
+        Ok((queries, measures))
+    }
+}
+
+/// How a comparison is made. Both sides hold the same users and lists in the same order.
+pub(super) struct Gate {
     pub draws: usize,
     pub seed: i64,
 }
 
-impl Gate<'_> {
-    /// Compares two adapters; the baselines are left to the caller.
-    pub fn evaluate(&self, base: &Adapter, model: &Adapter, watch: &mut Watch<'_>) -> Result<Evaluation, Error> {
+impl Gate {
+    /// Compares two models; the baselines are left to the caller.
+    pub fn evaluate(&self, base: &Side, model: &Side, watch: &mut Watch<'_>) -> Result<Evaluation, Error> {
         let mut out = Evaluation {
-            users: self.panel.members.len(),
-            examples: self.panel.ranked(),
-            cold_examples: self.cold.ranked(),
+            users: base.panel.members.len(),
+            examples: base.panel.ranked(),
+            cold_examples: base.cold.ranked(),
             ..Evaluation::default()
         };
         if out.users == 0 {
             return Ok(out);
         }
-        let (old_queries, new_queries) = (self.panel.queries(base, watch)?, self.panel.queries(model, watch)?);
-        let old = measure_queries(self.panel, self.items, &old_queries, watch)?;
-        let new = measure_queries(self.panel, self.items, &new_queries, watch)?;
+        let (old_queries, old) = base.measure(base.panel, watch)?;
+        let (new_queries, new) = model.measure(model.panel, watch)?;
         out.base_auc = Some(average(&old, |m| m.auc));
         out.auc = Some(average(&new, |m| m.auc));
         out.base_save_rate_10 = Some(average(&old, |m| m.save_rate_10));
         out.save_rate_10 = Some(average(&new, |m| m.save_rate_10));
         out.base_fpr_50 = Some(average(&old, |m| m.fpr_50));
         out.fpr_50 = Some(average(&new, |m| m.fpr_50));
-        out.base_coverage_10 = Some(self.coverage.of(&old_queries, watch)?);
-        out.coverage_10 = Some(self.coverage.of(&new_queries, watch)?);
+        out.base_coverage_10 = Some(base.coverage.of(&old_queries, watch)?);
+        out.coverage_10 = Some(model.coverage.of(&new_queries, watch)?);
         let bootstrap = Bootstrap::of(&old, &new, self.draws, self.seed, watch)?;
         out.auc_delta = out.auc.zip(out.base_auc).map(|(new, old)| new - old);
         out.auc_delta_low = Some(percentile(&bootstrap.auc_deltas, 0.05));
@@ -116,21 +128,17 @@ impl Gate<'_> {
 
     fn evaluate_cold(
         &self,
-        base: &Adapter,
-        model: &Adapter,
+        base: &Side,
+        model: &Side,
         out: &mut Evaluation,
         watch: &mut Watch<'_>,
     ) -> Result<(), Error> {
-        if self.cold.members.is_empty() {
+        if base.cold.members.is_empty() {
             return Ok(());
         }
-        let mut measured = |adapter: &Adapter| {
-            let queries = self.cold.queries(adapter, watch)?;
-            measure_queries(self.cold, self.items, &queries, watch)
-        };
-        let (old, new) = (measured(base)?, measured(model)?);
+        let ((_, old), (_, new)) = (base.measure(base.cold, watch)?, model.measure(model.cold, watch)?);
         out.cold_auc_delta = Some(average(&new, |m| m.auc) - average(&old, |m| m.auc));
-        if self.cold.members.len() >= 2 {
+        if base.cold.members.len() >= 2 {
             let bootstrap = Bootstrap::of(&old, &new, self.draws, self.seed, watch)?;
             out.cold_auc_delta_high = Some(percentile(&bootstrap.auc_deltas, 0.95));
         }

@@ -28,7 +28,7 @@ pub struct Event {
     pub weight: f32,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Input {
     pub dim: usize,
     /// One vector of `dim` numbers per item.

@@ -7,7 +7,7 @@
 //! | closed form: centring and shrunk whitening | `calibrate` |
 //! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `adam` |
 //! | choice among candidates, relevance scores | `candidates` |
-//! | measures and verdict | `evaluate`, `gate` |
+//! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings` |
 //! | what serves | `adapter` |
 //! | the order of all this | `run` |
 //!
@@ -20,6 +20,7 @@ mod adapter;
 mod bench;
 mod calibrate;
 mod candidates;
+mod embeddings;
 mod error;
 mod evaluate;
 mod examples;
@@ -40,6 +41,7 @@ mod vectors;
 
 pub use adapter::Adapter;
 pub use candidates::CandidateReport;
+pub use embeddings::{compare_embeddings, sample_users};
 pub use error::Error;
 pub use gate::{Evaluation, Verdict};
 pub use input::{Event, Input, Split};

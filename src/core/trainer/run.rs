@@ -9,7 +9,7 @@ use super::error::Error;
 use super::evaluate::{self, Coverage};
 use super::examples::{ExampleReport, Examples};
 use super::fit::Task;
-use super::gate::{self, Evaluation, Gate, Verdict};
+use super::gate::{self, Evaluation, Gate, Side, Verdict};
 use super::input::{Data, User};
 use super::panel::{Panel, Roles, MIN_SELECTION};
 use super::params::Params;
@@ -228,15 +228,11 @@ impl<'a> Run<'a> {
         let (items, seed) = (&self.data.items, self.params.seed);
         let mut seen = vec![false; items.len()];
         self.known_users().flat_map(|user| &user.train).for_each(|action| seen[action.item as usize] = true);
-        let mut evaluation = Gate {
-            panel: &self.gate,
-            cold: &self.gate.filtered(items, |item| !seen[item as usize]),
-            items,
-            coverage: &Coverage::new(&self.gate, items, seed),
-            draws: self.params.bootstrap_draws,
-            seed,
-        }
-        .evaluate(base, model, watch)?;
+        let cold = self.gate.filtered(items, |item| !seen[item as usize]);
+        let coverage = Coverage::new(&self.gate, items, seed);
+        let side = |adapter| Side { panel: &self.gate, cold: &cold, items, coverage: &coverage, adapter };
+        let gate = Gate { draws: self.params.bootstrap_draws, seed };
+        let mut evaluation = gate.evaluate(&side(base), &side(model), watch)?;
         if evaluation.users > 0 {
             self.measure_baselines(&mut evaluation, watch)?;
         }
