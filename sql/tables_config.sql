@@ -60,6 +60,7 @@ CREATE TABLE model_evaluation (
     base_coverage_10  double precision,
     coverage_10       double precision,
     knn3_auc          double precision,
+    rocchio_auc       double precision,
     popularity_auc    double precision,
     cold_examples     integer,
     cold_auc_delta    double precision,
@@ -71,6 +72,8 @@ CREATE TABLE model_evaluation (
 );
 COMMENT ON TABLE model_evaluation IS 'The gate: how each model did on newest actions of users it was never trained on, beside the model it would replace; only verdict ''passed'' may be shown to users';
 COMMENT ON COLUMN model_evaluation.auc_delta_low IS 'lower end of the 90 % paired bootstrap interval over users: the gate asks for more than 0 (one-sided 5 %)';
+COMMENT ON COLUMN model_evaluation.users IS 'users who judged; where fewer than 16 users acted, days';
+COMMENT ON COLUMN model_evaluation.rocchio_auc IS 'baseline: mean of the saved less mean of the skipped; knn3_auc: mean similarity to the three nearest saved; popularity_auc: share of others who saved it, without any text';
 COMMENT ON COLUMN model_evaluation.save_rate_10 IS 'share of saved among the ten ranked first, mean over users';
 COMMENT ON COLUMN model_evaluation.fpr_50 IS 'share of the unsaved ranked above the point where half of the saved are found, mean over users';
 COMMENT ON COLUMN model_evaluation.coverage_10 IS 'distinct items in all users'' top ten / items: a model that shows everybody the same has little';

@@ -271,6 +271,10 @@ fn refusal(error: &trainer::Error) -> End {
         trainer::Error::TooFewEvents { .. } => {
             ("55000", "Wait for more saves and skips, or widen the window of create_dataset().")
         }
+        trainer::Error::OneClass { .. } => (
+            "55000",
+            "Capture what was shown and skipped as well as what was saved; backfill_signals() takes what is there.",
+        ),
         trainer::Error::TimeLimit { .. } => ("57014", "Raise the hyperparameter max_seconds or leave it out."),
         trainer::Error::Diverged { .. } => ("22000", "Try a smaller learning_rate; the model in use stays."),
         _ => ("22000", "Look at the dataset's report: SELECT report FROM datasets;"),

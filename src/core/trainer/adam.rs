@@ -1,6 +1,6 @@
 //! The optimiser.
 
-use super::vectors::norm;
+use super::vectors::{norm, wide};
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
@@ -22,18 +22,21 @@ impl Adam {
     }
 
     pub fn step(&mut self, parameters: &mut [f32], gradient: &[f32]) {
-        let length = norm(gradient);
+        let length = wide(|| norm(gradient));
         let shorten = if length > MAX_GRADIENT { (MAX_GRADIENT / length) as f32 } else { 1.0 };
         self.steps = self.steps.saturating_add(1);
         let rate = self.learning_rate / (1.0 - BETA_1.powi(self.steps));
         let second_correction = 1.0 / (1.0 - BETA_2.powi(self.steps));
         let state = self.first.iter_mut().zip(&mut self.second);
-        for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient.iter()).zip(state) {
-            let g = g * shorten;
-            *m += (1.0 - BETA_1) * (g - *m);
-            *v += (1.0 - BETA_2) * (g * g - *v);
-            *p -= rate * *m / ((*v * second_correction).sqrt() + EPSILON);
-        }
+        let all = parameters.iter_mut().zip(gradient).zip(state);
+        wide(|| {
+            for ((p, &g), (m, v)) in all {
+                let g = g * shorten;
+                *m += (1.0 - BETA_1) * (g - *m);
+                *v += (1.0 - BETA_2) * (g * g - *v);
+                *p -= rate * *m / ((*v * second_correction).sqrt() + EPSILON);
+            }
+        });
     }
 }
 

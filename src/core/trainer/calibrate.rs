@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use super::error::Error;
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{product, product_in_blocks, Matrix, Rows, BLOCK};
+use super::vectors::{product, product_f64, product_in_blocks, wide, Matrix, Rows, BLOCK};
 
 /// Of unit vectors, summed over all dimensions: what is below is rounding.
 const MIN_VARIANCE: f64 = 1e-9;
@@ -29,10 +29,10 @@ impl Moments {
         let (dim, count) = (rows.dim, chosen.len() as f64);
         let mut mean = vec![0.0f64; dim];
         for &index in &chosen {
-            for (m, &v) in mean.iter_mut().zip(rows.row(index as usize)) {
-                *m += f64::from(v) / count;
-            }
+            let pairs = mean.iter_mut().zip(rows.row(index as usize));
+            wide(|| pairs.for_each(|(m, &v)| *m += f64::from(v)));
         }
+        mean.iter_mut().for_each(|m| *m /= count);
         let mut covariance = vec![0.0f64; dim * dim];
         let mut products = vec![0.0f32; dim * dim];
         for block in chosen.chunks(BLOCK) {
@@ -40,10 +40,10 @@ impl Moments {
             let mut centred = rows.gather(block.iter().copied());
             centre(&mut centred.data, &mean);
             product(1.0, centred.as_matrix().transposed(), centred.as_matrix(), 0.0, &mut products);
-            for (c, &p) in covariance.iter_mut().zip(&products) {
-                *c += f64::from(p) / count;
-            }
+            let pairs = covariance.iter_mut().zip(&products);
+            wide(|| pairs.for_each(|(c, &p)| *c += f64::from(p)));
         }
+        covariance.iter_mut().for_each(|c| *c /= count);
         Ok(Self { rows: chosen.len(), mean, covariance })
     }
 
@@ -67,9 +67,8 @@ impl Moments {
 
 fn centre(data: &mut [f32], mean: &[f64]) {
     for row in data.chunks_exact_mut(mean.len()) {
-        for (v, m) in row.iter_mut().zip(mean) {
-            *v = (f64::from(*v) - m) as f32;
-        }
+        let pairs = row.iter_mut().zip(mean);
+        wide(|| pairs.for_each(|(v, m)| *v = (f64::from(*v) - m) as f32));
     }
 }
 
@@ -99,8 +98,7 @@ impl Space {
         let ridge = shrinkage * moments.variance() / dim as f64;
         let mut c: Vec<f64> = moments.covariance.iter().map(|v| (1.0 - shrinkage) * v).collect();
         (0..dim).for_each(|i| c[i * dim + i] += ridge);
-        cholesky(&mut c, dim, watch)?;
-        let inverse = invert_lower(&c, dim, watch)?;
+        let inverse = inverse_factor(c, dim, watch)?;
         // covariance = (C - ridge I) / (1 - s), so the mean squared length is a trace that needs no product
         let inverse_trace: f64 = inverse.iter().map(|v| v * v).sum();
         let length = match shrinkage {
@@ -163,56 +161,68 @@ pub(super) struct Folded {
     pub bias: Vec<f32>,
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    const LANES: usize = 8;
-    let mut lanes = [0.0; LANES];
-    let (a_wide, a_rest) = a.as_chunks::<LANES>();
-    let (b_wide, b_rest) = b.as_chunks::<LANES>();
-    for (x, y) in a_wide.iter().zip(b_wide) {
-        (0..LANES).for_each(|lane| lanes[lane] += x[lane] * y[lane]);
-    }
-    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f64>()
-}
-
 fn no_variance() -> Error {
     Error::Input("the vectors do not differ: nothing can be calibrated".into())
 }
 
-/// C = L L', row by row, in place; what stands above the diagonal is not read and not changed.
-fn cholesky(c: &mut [f64], dim: usize, watch: &mut Watch<'_>) -> Result<(), Error> {
-    for i in 0..dim {
-        watch.check()?;
-        let (above, row) = c.split_at_mut(i * dim);
-        for j in 0..i {
-            let other = &above[j * dim..j * dim + j + 1];
-            row[j] = (row[j] - dot(&row[..j], &other[..j])) / other[j];
-        }
-        let square = row[i] - dot(&row[..i], &row[..i]);
-        if square.is_nan() || square <= 0.0 {
-            return Err(no_variance());
-        }
-        row[i] = square.sqrt();
+/// Below this a matrix is factored row by row, above by its halves.
+const SMALL: usize = 64;
+
+/// L^-1 of C = L L', lower triangular; what stands above the diagonal of C is not read.
+fn inverse_factor(mut c: Vec<f64>, dim: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
+    let mut inverse = vec![0.0; dim * dim];
+    factor(&mut c, &mut inverse, dim, dim, watch)?;
+    Ok(inverse)
+}
+
+/// The same for the first `size` rows and columns of matrices with rows of `stride`; `c` is used up. By halves:
+/// with C = [A; B D], L^-1 = [X; -Z Y X, Z] where X is that of A, Y = B X' and Z that of D - Y Y'.
+fn factor(c: &mut [f64], inverse: &mut [f64], size: usize, stride: usize, watch: &mut Watch<'_>) -> Result<(), Error> {
+    watch.check()?;
+    if size <= SMALL {
+        return factor_small(c, inverse, size, stride);
     }
+    let (head, tail) = (size / 2, size - size / 2);
+    let below = head * stride;
+    factor(c, inverse, head, stride, watch)?;
+    let mut y = vec![0.0; tail * head];
+    let (rows, columns) = ((stride, 1), (1, stride));
+    product_f64((tail, head, head), 1.0, (&c[below..], rows), (inverse, columns), 0.0, (&mut y, head));
+    watch.check()?;
+    let d = (&mut c[below + head..], stride);
+    product_f64((tail, head, tail), -1.0, (&y, (head, 1)), (&y, (1, head)), 1.0, d);
+    factor(&mut c[below + head..], &mut inverse[below + head..], tail, stride, watch)?;
+    let mut yx = vec![0.0; tail * head];
+    product_f64((tail, head, head), 1.0, (&y, (head, 1)), (inverse, rows), 0.0, (&mut yx, head));
+    watch.check()?;
+    let (_, lower) = inverse.split_at_mut(below);
+    let z: Vec<f64> = lower.chunks(stride).take(tail).flat_map(|row| row[head..head + tail].to_vec()).collect();
+    product_f64((tail, tail, head), -1.0, (&z, (tail, 1)), (&yx, (head, 1)), 0.0, (lower, stride));
     Ok(())
 }
 
-/// L^-1 of a lower triangular L.
-fn invert_lower(l: &[f64], dim: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
-    // Row j of `columns` is column j of the inverse: both operands of each sum lie in one piece.
-    let mut columns = vec![0.0; dim * dim];
-    for j in 0..dim {
-        watch.check()?;
-        let column = &mut columns[j * dim..(j + 1) * dim];
-        column[j] = 1.0 / l[j * dim + j];
-        for i in j + 1..dim {
-            column[i] = -dot(&l[i * dim + j..i * dim + i], &column[j..i]) / l[i * dim + i];
+fn factor_small(c: &mut [f64], inverse: &mut [f64], size: usize, stride: usize) -> Result<(), Error> {
+    for i in 0..size {
+        for j in 0..=i {
+            let known: f64 = (0..j).map(|k| c[i * stride + k] * c[j * stride + k]).sum();
+            let left = c[i * stride + j] - known;
+            if j < i {
+                c[i * stride + j] = left / c[j * stride + j];
+            } else if left > 0.0 {
+                c[i * stride + i] = left.sqrt();
+            } else {
+                return Err(no_variance()); // not a number, too
+            }
         }
     }
-    let mut inverse = vec![0.0; dim * dim];
-    for (i, row) in inverse.chunks_exact_mut(dim).enumerate() {
-        row.iter_mut().enumerate().for_each(|(j, v)| *v = columns[j * dim + i]);
+    for j in 0..size {
+        inverse[j * stride + j] = 1.0 / c[j * stride + j];
+        for i in j + 1..size {
+            let known: f64 = (j..i).map(|k| c[i * stride + k] * inverse[k * stride + j]).sum();
+            inverse[i * stride + j] = -known / c[i * stride + i];
+        }
     }
-    Ok(inverse)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -278,6 +288,33 @@ mod tests {
         let scale = (raw(1) - raw(0)) / (own(1) - own(0));
         for i in 2..20 {
             assert!(((raw(i) - raw(0)) - scale * (own(i) - own(0))).abs() < 1e-3 * scale);
+        }
+    }
+
+    #[test]
+    fn factors_of_any_size_whiten() {
+        for dim in [1, 5, 64, 65, 150] {
+            let mut rng = rng::stream(4, "factor");
+            let x: Vec<f64> = (0..2 * dim * dim).map(|_| rand::RngExt::random::<f64>(&mut rng) - 0.5).collect();
+            let at = |i: usize, j: usize| {
+                x.chunks(dim).map(|row| row[i] * row[j]).sum::<f64>() + if i == j { 0.01 } else { 0.0 }
+            };
+            let c: Vec<f64> = (0..dim * dim).map(|k| at(k / dim, k % dim)).collect();
+            let inverse = watched(|watch| inverse_factor(c.clone(), dim, watch)).unwrap();
+            for i in 0..dim {
+                for j in 0..dim {
+                    let one: f64 =
+                        (0..dim * dim).map(|k| inverse[i * dim + k / dim] * c[k] * inverse[j * dim + k % dim]).sum();
+                    let want = f64::from(u8::from(i == j));
+                    assert!((one - want).abs() < 1e-8, "{dim}: {i} {j} {one}");
+                    if i < 3 && j > 10 {
+                        break; // a sample of the entries is enough
+                    }
+                }
+                if i > 3 && i + 3 < dim {
+                    continue;
+                }
+            }
         }
     }
 

@@ -20,6 +20,11 @@ pub enum Error {
         found: usize,
         needed: usize,
     },
+    /// All saved or all skipped: nothing to tell apart.
+    OneClass {
+        events: usize,
+        saved: bool,
+    },
     /// Training left the ground it is safe on; the model in use stays.
     Diverged {
         candidate: String,
@@ -39,7 +44,11 @@ impl fmt::Display for Error {
             Self::Input(reason) => f.write_str(reason),
             Self::Vector { item, reason } => write!(f, "vector of item \"{item}\" {reason}"),
             Self::TooFewEvents { found, needed } => {
-                write!(f, "{found} saved and skipped items, at least {needed} are needed")
+                write!(f, "{found} saved and skipped items, at least {needed} are needed: {} more", needed - found)
+            }
+            Self::OneClass { events, saved } => {
+                let (kind, other) = if *saved { ("saved", "skipped") } else { ("skipped", "saved") };
+                write!(f, "all {events} items are {kind} and none is {other}: there is nothing to tell apart")
             }
             Self::Diverged { candidate, reason } => {
                 write!(f, "training of candidate \"{candidate}\" was stopped: {reason}")

@@ -12,7 +12,7 @@ use super::panel::Panel;
 use super::params::Params;
 use super::progress::{Progress, Watch};
 use super::rng;
-use super::vectors::{add_scaled, dot, norm, normalise, product, Matrix, Rows};
+use super::vectors::{add_scaled, dot, norm, normalise, product, wide, Matrix, Rows};
 
 /// Dimensions up to which the residual is a full matrix; beyond, a product of two thin ones.
 const MAX_FULL: usize = 1024;
@@ -97,6 +97,18 @@ impl Residual {
         product(1.0, anchors.transposed(), Matrix::new(&thin, rows, self.rank), decay, out_v);
     }
 
+    /// Length of D, without making it: |U V'|^2 = tr(U'U V'V).
+    fn length(&self) -> f64 {
+        if self.rank == 0 {
+            return norm(&self.parameters);
+        }
+        let (u, v) = self.factors();
+        let (mut uu, mut vv) = (vec![0.0; self.rank * self.rank], vec![0.0; self.rank * self.rank]);
+        product(1.0, u.transposed(), u, 0.0, &mut uu);
+        product(1.0, v.transposed(), v, 0.0, &mut vv);
+        uu.iter().zip(&vv).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>().max(0.0).sqrt()
+    }
+
     /// D itself.
     pub fn dense(&self) -> Vec<f32> {
         if self.rank == 0 {
@@ -166,7 +178,7 @@ impl Task<'_> {
     }
 
     fn check_state(&self, residual: &Residual, loss: f64) -> Result<(), Error> {
-        let length = norm(&residual.dense());
+        let length = residual.length();
         if !loss.is_finite() || !length.is_finite() {
             return Err(self.diverged("loss or weights are not finite; a smaller learning_rate may help".into()));
         }
@@ -294,17 +306,20 @@ impl Trainer {
     }
 
     fn step(&mut self, task: &Task<'_>, residual: &mut Residual, chosen: &[u32]) -> f64 {
-        self.forward(task, residual, chosen);
+        wide(|| self.anchor(task, chosen));
+        residual.apply(&self.anchors, &mut self.queries);
+        wide(|| self.score(task, chosen));
         let Params { loss, tau, margin, lambda, .. } = *task.params;
         let loss = Objective { loss, tau, margin }.backward(&mut self.scores, task.examples.width, &self.weights);
-        self.backward(task, chosen);
+        wide(|| self.backward(task, chosen));
         residual.gradient(&self.anchors, &self.pulls, lambda, &mut self.gradient);
         self.adam.step(&mut residual.parameters, &self.gradient);
         loss
     }
 
-    /// Anchors (the user's other saved items), their queries and the scores of all items of the batch.
-    fn forward(&mut self, task: &Task<'_>, residual: &Residual, chosen: &[u32]) {
+    /// The sum of the user's other saved items, as a unit vector.
+    #[inline(always)]
+    fn anchor(&mut self, task: &Task<'_>, chosen: &[u32]) {
         let (dim, examples) = (task.items.dim, task.examples);
         for (&index, (anchor, weight)) in chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights)) {
             let (index, positive) = (index as usize, examples.example(index as usize)[0] as usize);
@@ -316,7 +331,12 @@ impl Trainer {
             }
             *weight = examples.weights[index];
         }
-        residual.apply(&self.anchors, &mut self.queries);
+    }
+
+    /// Scores of all items of the batch.
+    #[inline(always)]
+    fn score(&mut self, task: &Task<'_>, chosen: &[u32]) {
+        let (dim, examples) = (task.items.dim, task.examples);
         let queries = self.queries.chunks_exact(dim);
         for ((&index, query), scores) in chosen.iter().zip(queries).zip(self.scores.chunks_exact_mut(examples.width)) {
             for (&item, score) in examples.example(index as usize).iter().zip(scores) {
@@ -326,6 +346,7 @@ impl Trainer {
     }
 
     /// The pull of every score's gradient on its query.
+    #[inline(always)]
     fn backward(&mut self, task: &Task<'_>, chosen: &[u32]) {
         let (dim, examples) = (task.items.dim, task.examples);
         let gradients = self.scores.chunks_exact(examples.width);
@@ -374,7 +395,9 @@ mod tests {
         let Params { loss, tau, margin, lambda, .. } = *task.params;
         let (mut sum, mut batches) = (0.0, 0.0);
         for chosen in (0..task.examples.len() as u32).collect::<Vec<_>>().chunks_exact(trainer.batch) {
-            trainer.forward(task, residual, chosen);
+            trainer.anchor(task, chosen);
+            residual.apply(&trainer.anchors, &mut trainer.queries);
+            trainer.score(task, chosen);
             let objective = Objective { loss, tau, margin };
             sum += objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
             batches += 1.0;
@@ -394,7 +417,9 @@ mod tests {
                 let mut trainer = Trainer::new(task, &residual);
                 let chosen: Vec<u32> = (0..trainer.batch as u32).collect();
                 let mut at = |residual: &Residual| {
-                    trainer.forward(task, residual, &chosen);
+                    trainer.anchor(task, &chosen);
+                    residual.apply(&trainer.anchors, &mut trainer.queries);
+                    trainer.score(task, &chosen);
                     let objective = Objective { loss, tau: params.tau, margin: params.margin };
                     let data = objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
                     trainer.backward(task, &chosen);
@@ -451,7 +476,10 @@ mod tests {
         });
         let thin = Residual::new(MAX_FULL + 1, 1);
         assert_eq!((thin.rank, thin.parameters.len()), (RANK, 2 * RANK * (MAX_FULL + 1)));
-        assert!(norm(&thin.parameters) > 1.0 && norm(&thin.dense()) == 0.0);
+        assert!(norm(&thin.parameters) > 1.0 && norm(&thin.dense()) == 0.0 && thin.length() == 0.0);
+        let mut moved = Residual::thin(40, 1);
+        moved.parameters[..40 * RANK].iter_mut().enumerate().for_each(|(i, p)| *p = (i % 5) as f32);
+        assert!((moved.length() / norm(&moved.dense()) - 1.0).abs() < 1e-5);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::candidates::MIN_COVERAGE;
 use super::error::Error;
 use super::evaluate::{average, measure_queries, Coverage, Measures};
-use super::panel::{Panel, MIN_GATE};
+use super::panel::{Panel, Unit, MIN_GATE};
 use super::progress::Watch;
 use super::rng;
 use super::vectors::Rows;
@@ -61,6 +61,7 @@ pub struct Evaluation {
     pub base_coverage_10: Option<f64>,
     pub coverage_10: Option<f64>,
     pub knn3_auc: Option<f64>,
+    pub rocchio_auc: Option<f64>,
     pub popularity_auc: Option<f64>,
     /// Ranked items that no user had acted on in the training part, and how those are ranked.
     pub cold_examples: usize,
@@ -206,8 +207,8 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 
 /// Verdict and reason. A number that is missing is a refusal, but for cold items: there may be none. `unchanged` says
 /// why there is nothing to prove.
-pub(super) fn judge(evaluation: &Evaluation, users: usize, unchanged: Option<&str>) -> (Verdict, String) {
-    if let Some(reason) = too_little(evaluation, users) {
+pub(super) fn judge(evaluation: &Evaluation, unit: Unit, unchanged: Option<&str>) -> (Verdict, String) {
+    if let Some(reason) = too_little(evaluation, unit) {
         return (Verdict::NotEnoughData, reason);
     }
     if let Some(reason) = unchanged {
@@ -215,25 +216,25 @@ pub(super) fn judge(evaluation: &Evaluation, users: usize, unchanged: Option<&st
     }
     let failures = failures(evaluation);
     if failures.is_empty() {
-        return (Verdict::Passed, summary(evaluation));
+        return (Verdict::Passed, summary(evaluation, unit));
     }
-    (Verdict::Refused, failures.join("; "))
+    (Verdict::Refused, format!("kept what serves: {}", failures.join("; ")))
 }
 
-fn too_little(evaluation: &Evaluation, users: usize) -> Option<String> {
-    if users < super::panel::MIN_USERS {
-        return Some(format!("{users} users acted, at least {} are needed", super::panel::MIN_USERS));
-    }
-    if evaluation.users < MIN_GATE {
+fn too_little(evaluation: &Evaluation, unit: Unit) -> Option<String> {
+    let (found, unit) = (evaluation.users, unit.name());
+    if found < MIN_GATE {
         return Some(format!(
-            "{} users set aside for the verdict have both saved and skipped items among their newest, at least {MIN_GATE} are needed",
-            evaluation.users
+            "{found} {unit} set aside for the verdict have both saved and skipped items among the newest, at least {MIN_GATE} \
+             are needed: {} more",
+            MIN_GATE - found
         ));
     }
     (evaluation.examples < MIN_RANKED).then(|| {
         format!(
-            "the {} users set aside for the verdict were shown {} newest items, at least {MIN_RANKED} are needed",
-            evaluation.users, evaluation.examples
+            "the {found} {unit} set aside for the verdict have {} newest items, at least {MIN_RANKED} are needed: {} more",
+            evaluation.examples,
+            MIN_RANKED - evaluation.examples
         )
     })
 }
@@ -259,12 +260,13 @@ fn failures(e: &Evaluation) -> Vec<String> {
     out
 }
 
-fn summary(e: &Evaluation) -> String {
+fn summary(e: &Evaluation, unit: Unit) -> String {
     let number = |value: Option<f64>| value.unwrap_or(f64::NAN);
     format!(
-        "ranks better for {} users it was not trained on: AUC {:.4} to {:.4} (difference at least {:.4}), \
+        "ranks better for {} {} it was not trained on: AUC {:.4} to {:.4} (difference at least {:.4}), \
          save rate in the top ten {:.3} to {:.3}, false suggestions {:.3} to {:.3}",
         e.users,
+        unit.name(),
         number(e.base_auc),
         number(e.auc),
         number(e.auc_delta_low),
@@ -302,7 +304,7 @@ mod tests {
         let verdict = |change: fn(&mut Evaluation)| {
             let mut evaluation = good();
             change(&mut evaluation);
-            judge(&evaluation, 100, None)
+            judge(&evaluation, Unit::Users, None)
         };
         assert_eq!(verdict(|_| ()).0, Verdict::Passed);
         for (change, word) in [
@@ -316,19 +318,18 @@ mod tests {
             assert_eq!(verdict, Verdict::Refused);
             assert!(reason.contains(word), "{reason}");
         }
-        assert_eq!(judge(&good(), 100, Some("same")), (Verdict::Refused, "same".to_owned()));
+        assert_eq!(judge(&good(), Unit::Users, Some("same")), (Verdict::Refused, "same".to_owned()));
     }
 
     #[test]
     fn too_little_data_says_how_much_is_there_and_needed() {
-        let (verdict, reason) = judge(&good(), 15, None);
-        assert_eq!((verdict, reason.as_str()), (Verdict::NotEnoughData, "15 users acted, at least 16 are needed"));
-        let (verdict, reason) = judge(&Evaluation { users: 19, ..good() }, 100, None);
-        assert!(
-            verdict == Verdict::NotEnoughData && reason.starts_with("19 users") && reason.contains("20 are needed")
-        );
-        let (verdict, reason) = judge(&Evaluation { examples: 199, ..good() }, 100, None);
-        assert!(verdict == Verdict::NotEnoughData && reason.contains("199 newest items, at least 200"));
+        let of = |evaluation, unit| judge(&evaluation, unit, None);
+        let (verdict, reason) = of(Evaluation { users: 19, ..good() }, Unit::Days);
+        assert_eq!(verdict, Verdict::NotEnoughData);
+        assert!(reason.starts_with("19 days") && reason.ends_with("at least 20 are needed: 1 more"), "{reason}");
+        let (verdict, reason) = of(Evaluation { examples: 150, ..good() }, Unit::Users);
+        assert_eq!(verdict, Verdict::NotEnoughData);
+        assert!(reason.ends_with("150 newest items, at least 200 are needed: 50 more"), "{reason}");
     }
 
     #[test]

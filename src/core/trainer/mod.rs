@@ -100,5 +100,10 @@ pub fn train(
     if events < params.min_events {
         return Err(Error::TooFewEvents { found: events, needed: params.min_events });
     }
+    let mut actions = data.users.iter().flat_map(|user| user.train.iter().chain(&user.test));
+    let saved = actions.next().is_some_and(|first| first.saved);
+    if actions.all(|action| action.saved == saved) {
+        return Err(Error::OneClass { events, saved });
+    }
     Run::new(&data, params, &mut watch)?.finish(live, &mut watch)
 }

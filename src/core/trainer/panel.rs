@@ -7,12 +7,15 @@ use super::error::Error;
 use super::input::{Action, User};
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{mean, Rows};
+use super::vectors::{add_scaled, mean, normalise, Rows};
 
 /// Skipped items below which a user's negative direction is not used.
 const MIN_SKIPPED: usize = 5;
 /// Share of the earlier actions that make the profile where no split was given.
 const EARLIER: f64 = 0.7;
+
+/// In the microseconds of an event's time.
+const DAY: i64 = 86_400_000_000;
 
 /// What one user was shown on one surface, saved and skipped both.
 #[derive(Debug, Clone)]
@@ -54,6 +57,15 @@ impl Member {
             later.extend_from_slice(last);
         }
         Self::new(index, &earlier, &later, min_saved)
+    }
+
+    /// One member for each day of what is ranked.
+    fn days(index: usize, profile: &[Action], ranked: &[Action], min_saved: usize) -> Vec<Self> {
+        let mut days: BTreeMap<i64, Vec<Action>> = BTreeMap::new();
+        for action in ranked {
+            days.entry(action.at.div_euclid(DAY)).or_default().push(*action);
+        }
+        days.into_values().filter_map(|day| Self::new(index, profile, &day, min_saved)).collect()
     }
 
     fn new(user: usize, profile: &[Action], ranked: &[Action], min_saved: usize) -> Option<Self> {
@@ -106,6 +118,17 @@ impl Panel {
         adapter.queries(&self.saved_means, &self.skipped_means, watch)
     }
 
+    /// The plainest use of both kinds: the mean of the saved less the mean of the skipped.
+    pub fn rocchio(&self) -> Rows {
+        let mut queries = self.saved_means.clone();
+        for index in 0..queries.len() {
+            let query = queries.row_mut(index);
+            add_scaled(query, -1.0, self.skipped_means.row(index));
+            normalise(query);
+        }
+        queries
+    }
+
     /// The same users with only those ranked items that `keep` holds for.
     pub fn filtered(&self, items: &Rows, keep: impl Fn(u32) -> bool) -> Self {
         let members = self.members.iter().filter_map(|member| {
@@ -129,6 +152,23 @@ pub(super) struct Roles {
     pub fit: Vec<usize>,
     pub selection: Vec<Member>,
     pub gate: Vec<Member>,
+    pub unit: Unit,
+}
+
+/// What is resampled and set aside: users, or the days of those few that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Users,
+    Days,
+}
+
+impl Unit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Days => "days",
+        }
+    }
 }
 
 /// Users below which nobody can be set aside.
@@ -149,8 +189,7 @@ impl Roles {
         let mut queue: Vec<usize> = (0..users.len()).collect();
         queue.sort_by_cached_key(|&index| (rng::hash(seed, &["role", &users[index].name]), index));
         if users.len() < MIN_USERS {
-            let gate = queue.iter().filter_map(|&index| Member::newest(index, &users[index], min_saved)).collect();
-            return Self { fit: Vec::new(), selection: Vec::new(), gate };
+            return Self::by_day(users, min_saved);
         }
         let share = (users.len() as f64 * SHARE).round() as usize;
         let gate_size = share.max(MIN_GATE).min(users.len() - MIN_SELECTION).min(MAX_GATE);
@@ -158,7 +197,19 @@ impl Roles {
         let gate = take(&mut queue, gate_size, |index| Member::newest(index, &users[index], min_saved));
         let selection = take(&mut queue, selection_size, |index| Member::within_train(index, &users[index], min_saved));
         queue.sort_unstable();
-        Self { fit: queue, selection, gate }
+        Self { fit: queue, selection, gate, unit: Unit::Users }
+    }
+
+    /// Nobody can be set aside, but time can: the newest days judge, the last days before them select, and nothing is
+    /// fitted that would need other users.
+    fn by_day(users: &[User], min_saved: usize) -> Self {
+        let (mut selection, mut gate) = (Vec::new(), Vec::new());
+        for (index, user) in users.iter().enumerate() {
+            let (earlier, later) = user.train.split_at((user.train.len() as f64 * EARLIER) as usize);
+            selection.extend(Member::days(index, earlier, later, min_saved));
+            gate.extend(Member::days(index, &user.train, &user.test, min_saved));
+        }
+        Self { fit: Vec::new(), selection, gate, unit: Unit::Days }
     }
 }
 
@@ -219,7 +270,7 @@ mod tests {
     #[test]
     fn roles_are_disjoint_and_a_verdict_comes_first() {
         let many = |count: u32| (0..count).map(|i| User { name: format!("{i}"), ..user(20, 6) }).collect::<Vec<_>>();
-        for (count, gate, selection) in [(10, 10, 0), (16, 8, 8), (28, 20, 8), (72, 20, 11), (1000, 150, 150)] {
+        for (count, gate, selection) in [(16, 8, 8), (28, 20, 8), (72, 20, 11), (1000, 150, 150)] {
             let roles = Roles::assign(&many(count), 1, 3);
             assert_eq!((roles.gate.len(), roles.selection.len()), (gate, selection), "{count} users");
             let members = roles.gate.iter().chain(&roles.selection).map(|m| m.user);
@@ -232,6 +283,19 @@ mod tests {
         let gate = |seed| Roles::assign(&many(100), seed, 3).gate.iter().map(|m| m.user).collect::<Vec<_>>();
         assert_eq!(gate(1), gate(1));
         assert_ne!(gate(1), gate(2));
+    }
+
+    #[test]
+    fn of_few_users_the_days_are_set_aside() {
+        let by_day = |item: u32| Action { at: i64::from(item / 4) * DAY + 5, ..action(item, item % 2 == 0, 0) };
+        let alone =
+            User { name: "ann".into(), train: (0..80).map(by_day).collect(), test: (80..101).map(by_day).collect() };
+        let roles = Roles::assign(&[alone], 1, 3);
+        assert_eq!((roles.unit, roles.fit.len()), (Unit::Days, 0));
+        // the last day of the newest has a saved item and no skipped one
+        assert_eq!((roles.gate.len(), roles.selection.len()), (5, 6));
+        assert_eq!((roles.gate[0].saved.len(), roles.gate[0].lists[0].items.len()), (40, 4));
+        assert!(roles.selection.iter().all(|day| day.saved.len() == 28 && day.lists[0].items[0] >= 56));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::examples::{ExampleReport, Examples};
 use super::fit::Task;
 use super::gate::{self, Evaluation, Gate, Side, Verdict};
 use super::input::{Data, User};
-use super::panel::{Panel, Roles, MIN_SELECTION};
+use super::panel::{Panel, Roles, Unit, MIN_SELECTION};
 use super::params::Params;
 use super::progress::Watch;
 use super::vectors::{self, normalise, Rows};
@@ -25,6 +25,7 @@ pub(super) struct Run<'a> {
     fit: Vec<usize>,
     selection: Panel,
     gate: Panel,
+    unit: Unit,
 }
 
 /// The candidates and how they came to be.
@@ -48,6 +49,7 @@ impl<'a> Run<'a> {
             fit: roles.fit,
             selection: Panel::new(roles.selection, &data.items),
             gate: Panel::new(roles.gate, &data.items),
+            unit: roles.unit,
         })
     }
 
@@ -66,10 +68,12 @@ impl<'a> Run<'a> {
         (adapter.score_scale, adapter.score_offset) =
             candidates::calibrate_scores(&adapter, panel, &self.data.items, watch)?;
         watch.stage("evaluating", 0.93)?;
-        let unchanged = "no candidate ranked clearly better than the base for the selection users";
+        let unchanged = "kept base: no candidate ranked clearly better than the plain mean of what each user saved";
         let base = Adapter::identity(self.moments.dim());
         let against_base = self.compare(&base, &adapter, chosen.is_base().then_some(unchanged), watch)?;
-        let unchanged = |live: &Adapter| (live.digest() == adapter.digest()).then_some("the live model is the same");
+        let unchanged = |live: &Adapter| {
+            (live.digest() == adapter.digest()).then_some("kept what serves: the live model is the same")
+        };
         let against_live = live.map(|live| self.compare(live, &adapter, unchanged(live), watch)).transpose()?;
         watch.stage("done", 1.0)?;
         let Comparison { evaluation, verdict, reason } = against_base;
@@ -91,10 +95,19 @@ impl<'a> Run<'a> {
 
     /// Why only the closed form is tried, if so.
     fn training_refusal(&self, examples: &Examples) -> Option<String> {
+        if self.unit == Unit::Days {
+            let (found, needed) = (self.data.users.len(), super::panel::MIN_USERS);
+            return Some(format!(
+                "{found} users, {needed} are needed to train on some and judge on others: {} more; only the closed form was \
+                 tried, on days set aside",
+                needed - found
+            ));
+        }
         let (found, needed) = (self.data.train_events, self.params.min_events_training);
         if found < needed {
             return Some(format!(
-                "{found} events in the training part, {needed} are needed to train; only the closed form was tried"
+                "{found} events in the training part, {needed} are needed to train: {} more; only the closed form was tried",
+                needed - found
             ));
         }
         if !self.can_select() {
@@ -236,11 +249,11 @@ impl<'a> Run<'a> {
         if evaluation.users > 0 {
             self.measure_baselines(&mut evaluation, watch)?;
         }
-        let (verdict, reason) = gate::judge(&evaluation, self.data.users.len(), unchanged);
+        let (verdict, reason) = gate::judge(&evaluation, self.unit, unchanged);
         Ok(Comparison { evaluation, verdict, reason })
     }
 
-    /// What needs no model: the nearest saved items, and what others saved.
+    /// What needs no model: the nearest saved items, saved less skipped, and what others saved.
     fn measure_baselines(&self, evaluation: &mut Evaluation, watch: &mut Watch<'_>) -> Result<(), Error> {
         let items = &self.data.items;
         let nearest = evaluate::measure(&self.gate, watch, |member, list| {
@@ -250,6 +263,8 @@ impl<'a> Run<'a> {
         let popular = evaluate::measure(&self.gate, watch, |_, list| {
             list.items.iter().map(|&item| rates[item as usize]).collect()
         })?;
+        let rocchio = evaluate::measure_queries(&self.gate, items, &self.gate.rocchio(), watch)?;
+        evaluation.rocchio_auc = Some(evaluate::average(&rocchio, |m| m.auc));
         evaluation.knn3_auc = Some(evaluate::average(&nearest, |m| m.auc));
         evaluation.popularity_auc = Some(evaluate::average(&popular, |m| m.auc));
         Ok(())
@@ -278,6 +293,7 @@ impl<'a> Run<'a> {
                 "fit_users": self.fit.len(),
                 "selection_users": self.selection.members.len(),
                 "gate_users": self.gate.members.len(),
+                "set_aside": self.unit.name(),
             },
             "examples": trained.examples,
             "candidates": choice.reports,

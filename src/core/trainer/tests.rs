@@ -198,7 +198,10 @@ fn a_live_model_has_to_be_beaten_too() {
     let against =
         |live: &Adapter| train(input.clone(), Some(live), &params, &mut Unobserved).unwrap().against_live.unwrap();
     let same = against(&first.adapter);
-    assert_eq!((same.verdict, same.reason.as_str()), (Verdict::Refused, "the live model is the same"));
+    assert_eq!(
+        (same.verdict, same.reason.as_str()),
+        (Verdict::Refused, "kept what serves: the live model is the same")
+    );
     assert_eq!(same.evaluation.auc_delta, Some(0.0));
     let base = against(&Adapter::identity(DIM));
     assert_eq!((base.verdict, base.evaluation), (Verdict::Passed, first.evaluation));
@@ -237,10 +240,17 @@ fn little_data_is_answered_with_less() {
     let default = Params::default();
     assert_eq!(few(7, &default).unwrap_err(), Error::TooFewEvents { found: 280, needed: 300 });
 
-    let single = few(10, &default).unwrap();
-    assert_eq!((single.verdict, single.chosen.as_str()), (Verdict::NotEnoughData, "closed 0.7"));
-    assert_eq!(single.reason, "10 users acted, at least 16 are needed");
-    assert!(single.evaluation.users > 0 && single.adapter.score_scale > 0.0);
+    let few_users = few(10, &default).unwrap();
+    assert_eq!(
+        (few_users.verdict, few_users.report["counts"]["set_aside"].as_str()),
+        (Verdict::NotEnoughData, Some("days"))
+    );
+    assert!(
+        few_users.reason.starts_with("10 days set aside") && few_users.reason.ends_with("10 more"),
+        "{}",
+        few_users.reason
+    );
+    assert!(few_users.report["note"].as_str().unwrap().starts_with("10 users, 16 are needed"));
 
     let closed = few(30, &default).unwrap();
     assert!(closed.report["note"].as_str().unwrap().starts_with("900 events in the training part, 1000 are needed"));
@@ -249,6 +259,49 @@ fn little_data_is_answered_with_less() {
     let narrow = few(60, &Params { shrinkages: vec![], gammas: vec![0.0], epochs: 1, ..default }).unwrap();
     let names: Vec<_> = narrow.candidates.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["identity", "trained raw"]);
+}
+
+/// One user who sees twelve new items a day for a hundred days.
+fn diary(signal: Signal) -> Input {
+    let mut input = synthetic(30, signal, 7);
+    for (index, event) in input.events.iter_mut().enumerate() {
+        let day = index / 12;
+        (event.user, event.item, event.at) = (0, index as u32, day as i64 * 86_400_000_000);
+        event.split = if day < 70 { Split::Train } else { Split::Test };
+        if matches!(signal, Signal::Planted) {
+            event.saved = input.items[index * DIM + DIM - 1] > 0.3;
+        }
+    }
+    input.user_names.truncate(1);
+    input
+}
+
+#[test]
+fn a_single_user_is_judged_by_days() {
+    let passed = run(diary(Signal::Planted), &Params::default());
+    assert_eq!(passed.verdict, Verdict::Passed, "{}", passed.reason);
+    assert!(passed.reason.starts_with("ranks better for 30 days"), "{}", passed.reason);
+    assert!(passed.candidates.iter().all(|c| !c.trained) && passed.chosen != "identity");
+    let noise = run(diary(Signal::None), &Params::default());
+    assert_eq!(noise.verdict, Verdict::Refused, "{}", noise.reason);
+    assert!(noise.reason.starts_with("kept "), "{}", noise.reason);
+}
+
+#[test]
+fn what_holds_nothing_to_learn_is_refused_in_words() {
+    let refused = |change: fn(&mut Input)| {
+        let mut input = synthetic(20, Signal::Planted, 7);
+        change(&mut input);
+        train(input, None, &Params::default(), &mut Unobserved).unwrap_err().to_string()
+    };
+    let all_saved = refused(|input| input.events.iter_mut().for_each(|e| e.saved = true));
+    assert!(all_saved.contains("are saved and none is skipped"), "{all_saved}");
+    let all_skipped = refused(|input| input.events.iter_mut().for_each(|e| e.saved = false));
+    assert!(all_skipped.contains("are skipped and none is saved"), "{all_skipped}");
+    let alike = refused(|input| input.items.iter_mut().for_each(|v| *v = 1.0));
+    assert!(alike.contains("do not differ"), "{alike}");
+    let few = refused(|input| input.events.truncate(250));
+    assert_eq!(few, "250 saved and skipped items, at least 300 are needed: 50 more");
 }
 
 #[test]

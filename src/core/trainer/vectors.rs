@@ -96,6 +96,61 @@ pub(super) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: 
     }
 }
 
+/// The same in double precision, for square blocks inside larger row-major matrices: (rows, shared, columns), and how
+/// far apart the rows of each are.
+pub(super) fn product_f64(
+    size: (usize, usize, usize),
+    alpha: f64,
+    (a, a_strides): (&[f64], (usize, usize)),
+    (b, b_strides): (&[f64], (usize, usize)),
+    beta: f64,
+    (out, out_stride): (&mut [f64], usize),
+) {
+    let (rows, shared, columns) = size;
+    let last = |rows: usize, columns: usize, strides: (usize, usize)| {
+        (rows.max(1) - 1) * strides.0 + (columns.max(1) - 1) * strides.1
+    };
+    assert!(a.len() > last(rows, shared, a_strides) && b.len() > last(shared, columns, b_strides));
+    assert!(out.len() > last(rows, columns, (out_stride, 1)) && out_stride >= columns);
+    // SAFETY: the last number that each operand is read or written at lies inside its slice, and `out` is exclusive.
+    unsafe {
+        matrixmultiply::dgemm(
+            rows,
+            shared,
+            columns,
+            alpha,
+            a.as_ptr(),
+            a_strides.0 as isize,
+            a_strides.1 as isize,
+            b.as_ptr(),
+            b_strides.0 as isize,
+            b_strides.1 as isize,
+            beta,
+            out.as_mut_ptr(),
+            out_stride as isize,
+            1,
+        );
+    }
+}
+
+/// Runs a loop with wider registers where the processor has them. The order of every sum is in the source, so the
+/// result is the same.
+#[inline(always)]
+pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor was just asked.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
+}
+
 /// out = a b, a few rows at a time, so that a large product stays interruptible.
 pub(super) fn product_in_blocks(
     a: Matrix<'_>,
@@ -113,6 +168,7 @@ pub(super) fn product_in_blocks(
 const LANES: usize = 16;
 
 /// Sums in a fixed number of lanes, so that the compiler may use wide registers and the result stays the same.
+#[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (a_wide, a_rest) = a.as_chunks::<LANES>();
@@ -126,6 +182,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+#[inline(always)]
 pub(super) fn add_scaled(out: &mut [f32], factor: f32, vector: &[f32]) {
     for (o, v) in out.iter_mut().zip(vector) {
         *o += factor * v;
@@ -133,6 +190,7 @@ pub(super) fn add_scaled(out: &mut [f32], factor: f32, vector: &[f32]) {
 }
 
 /// Length in double precision: squares of small or large numbers do not vanish or overflow.
+#[inline(always)]
 pub(super) fn norm(vector: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (wide, rest) = vector.as_chunks::<LANES>();
@@ -146,6 +204,7 @@ pub(super) fn norm(vector: &[f32]) -> f64 {
 }
 
 /// Scales to length 1; a vector without a direction becomes zero.
+#[inline(always)]
 pub(super) fn normalise(vector: &mut [f32]) {
     let length = norm(vector);
     let factor = if length > 1e-30 { 1.0 / length } else { 0.0 };
