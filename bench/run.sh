@@ -6,13 +6,14 @@ source "$(dirname "$0")/../scripts/env.sh"
 "$PGFT_ROOT/scripts/build.sh"
 dir=/tmp/pgft.bench.$$
 trap '"$PGFT_ROOT/scripts/cluster.sh" destroy "$dir"' EXIT
-"$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune
+"$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune shared_buffers=512MB
 "$PGFT_ROOT/scripts/cluster.sh" start "$dir"
-for file in "$PGFT_ROOT"/bench/*.sql; do
-    name=$(basename "$file" .sql)
+for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh; do
+    name=$(basename "${file%.*}")
     url=$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")
     "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"
-    say "== $name: $(sed -n '1s/^-- //p' "$file")"
+    say "== $name: $(sed -n '/^\(--\|#\) /{ s/^[-#]* //p; q; }' "$file")"
+    case $file in *.sh) PGFT_BIN=$PGFT_BIN "$file" "$url"; continue ;; esac
     PGOPTIONS='-c client_min_messages=warning' "$PGFT_BIN/psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 --file "$file" "$url"
 done
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

@@ -25,9 +25,10 @@ CREATE TYPE captured_signal AS (
     model_id        text,
     position        integer,
     propensity      double precision,
-    shown_at        timestamptz
+    shown_at        timestamptz,
+    chunk_bytes     integer
 );
-COMMENT ON TYPE captured_signal IS 'One signal as read through the view of a captured table; the first four columns are required of a view, the others are taken when it has them';
+COMMENT ON TYPE captured_signal IS 'One signal as read through the view of a captured table; the first four columns are required of a view, the others are taken when it has them; chunk_bytes is measured';
 
 -- DELETE, changed keys and capture_status find points by signal, not by user.
 CREATE INDEX training_data_point_signal ON training_data_point (source, signal_id);
@@ -62,10 +63,11 @@ DECLARE
     key_type text;
     signals @extschema@.captured_signal[];
 BEGIN
-    -- A text beyond 256 kB is no chunk; it is cut out here, before an array of a thousand of them is built.
+    -- A text beyond the limit is no chunk; it is cut out here, before an array of a thousand of them is built.
     SELECT string_agg(CASE
+               WHEN a.attname = 'chunk_bytes' THEN 'octet_length(v.chunk_content::text)'
                WHEN a.attname <> ALL (columns) THEN 'NULL'
-               WHEN a.attname = 'chunk_content' THEN 'CASE WHEN octet_length(v.chunk_content::text) <= 262144 THEN v.chunk_content::text END'
+               WHEN a.attname = 'chunk_content' THEN format('CASE WHEN octet_length(v.chunk_content::text) <= %s THEN v.chunk_content::text END', @extschema@._max_chunk_bytes())
                ELSE format('v.%I::%s', a.attname, a.atttypid::regtype) END, ', ' ORDER BY a.attnum)
     INTO STRICT fields
     FROM pg_attribute a
@@ -92,7 +94,9 @@ REVOKE ALL ON FUNCTION _read_signals(regclass, text[], text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _read_signals(regclass, text[], text[]) TO finetune_admin;
 
 CREATE FUNCTION _signal_faults(signals captured_signal[]) RETURNS TABLE (signal_id text, fault text)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    longest integer := @extschema@._max_chunk_bytes();
 BEGIN
     RETURN QUERY
     SELECT s.signal_id, f.fault
@@ -100,7 +104,8 @@ BEGIN
     CROSS JOIN LATERAL (SELECT CASE
         WHEN coalesce(s.user_id, '') = '' THEN 'user_id is NULL or empty'
         WHEN coalesce(s.signal_id, '') = '' THEN 'signal_id is NULL or empty'
-        WHEN s.chunk_content IS NULL OR octet_length(s.chunk_content) > 262144 THEN 'chunk_content is NULL or longer than 256 kB'
+        WHEN s.chunk_bytes > longest THEN format('chunk_content is longer than pg_finetune.max_chunk_bytes = %s', longest)
+        WHEN s.chunk_content IS NULL THEN 'chunk_content is NULL'
         WHEN btrim(s.chunk_content, E' \t\r\n') = '' THEN 'chunk_content is blank'
         WHEN s.user_action NOT IN ('saved', 'skipped', 'snipped')
             THEN format('user_action is %L: expected saved, skipped, snipped or NULL', left(s.user_action, 60))
@@ -119,7 +124,7 @@ COMMENT ON FUNCTION _signal_faults(captured_signal[]) IS 'Signals that must not 
 REVOKE ALL ON FUNCTION _signal_faults(captured_signal[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _signal_faults(captured_signal[]) TO finetune_admin;
 
-CREATE FUNCTION _log_signals(origin text, signals captured_signal[], replay boolean) RETURNS void
+CREATE FUNCTION _log_signals(origin text, signals captured_signal[], replay boolean, only_lock boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     untimed boolean; -- an action without a time of its own gets that of its first sight, and keeps it when written again
@@ -152,7 +157,7 @@ BEGIN
             session_id = coalesce(EXCLUDED.session_id, l.session_id),
             position = coalesce(EXCLUDED.position, l.position),
             propensity = coalesce(EXCLUDED.propensity, l.propensity)
-        WHERE (untimed OR (EXCLUDED.actioned_at < l.actioned_at) IS NOT TRUE)
+        WHERE NOT only_lock AND (untimed OR (EXCLUDED.actioned_at < l.actioned_at) IS NOT TRUE)
           AND (EXCLUDED.user_action IS NOT NULL OR origin <> 'api') -- an impression reported late does not undo an action
           AND ((EXCLUDED.user_action, coalesce(EXCLUDED.relevance_score, l.relevance_score), coalesce(EXCLUDED.surface, l.surface),
                 coalesce(EXCLUDED.session_id, l.session_id), coalesce(EXCLUDED.position, l.position), coalesce(EXCLUDED.propensity, l.propensity))
@@ -161,9 +166,9 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _log_signals(text, captured_signal[], boolean) IS 'Upsert into model_performance_log: the last action wins, the same once more changes nothing. replay = these are not happening now';
-REVOKE ALL ON FUNCTION _log_signals(text, captured_signal[], boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _log_signals(text, captured_signal[], boolean) TO finetune_admin;
+COMMENT ON FUNCTION _log_signals(text, captured_signal[], boolean, boolean) IS 'Upsert into model_performance_log: the last action wins, the same once more changes nothing. replay = these are not happening now; only_lock = adds what is missing and locks the rest';
+REVOKE ALL ON FUNCTION _log_signals(text, captured_signal[], boolean, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _log_signals(text, captured_signal[], boolean, boolean) TO finetune_admin;
 
 CREATE FUNCTION _point_signals(origin text, signals captured_signal[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -303,6 +308,11 @@ BEGIN
     -- A thousand at a time bounds memory, whatever the size of the statement.
     FOR part IN SELECT array_agg(k.key) FROM unnest(keys) WITH ORDINALITY AS k (key, n) GROUP BY (k.n - 1) / 1000 LOOP
         signals := @extschema@._read_signals(src.via, src.columns, part);
+        IF replay THEN -- between reading and writing somebody may act: lock what is there, then look again
+            bad := ARRAY(SELECT f.signal_id FROM @extschema@._signal_faults(signals) f);
+            PERFORM @extschema@._log_signals(origin, ARRAY(SELECT s FROM unnest(signals) s WHERE s.signal_id <> ALL (bad)), true, only_lock => true);
+            signals := @extschema@._read_signals(src.via, src.columns, part);
+        END IF;
         IF operation <> 'INSERT' THEN
             PERFORM @extschema@._remove_vanished(origin, part, signals);
         END IF;

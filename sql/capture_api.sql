@@ -1,15 +1,5 @@
 -- Capture, the surface: attach, stop, backfill, status.
 
-CREATE FUNCTION _capture_members(relation regclass) RETURNS SETOF regclass
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN QUERY SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p;
-END
-$$;
-COMMENT ON FUNCTION _capture_members(regclass) IS 'A table and all its partitions: statements addressed to a partition fire only that partition''s triggers';
-REVOKE ALL ON FUNCTION _capture_members(regclass) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_members(regclass) TO finetune_analyst;
-
 CREATE FUNCTION _require_capturable(relation regclass, via regclass) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -116,7 +106,7 @@ BEGIN
                THEN format(' (write %I AT TIME ZONE ''UTC'' AS %1$I)', want.attname) ELSE '' END,
            CASE WHEN want.attname IS NOT NULL THEN base.oid = ANY (k.types) OR (base.typtype = 'e' AND want.attname = 'user_action') END
     FROM (SELECT * FROM pg_attribute a
-          WHERE a.attrelid = '@extschema@.captured_signal'::regclass AND a.attnum > 0 AND NOT a.attisdropped) want
+          WHERE a.attrelid = '@extschema@.captured_signal'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'chunk_bytes') want
     FULL JOIN (SELECT * FROM pg_attribute a WHERE a.attrelid = via AND a.attnum > 0 AND NOT a.attisdropped) have USING (attname)
     LEFT JOIN pg_type declared ON declared.oid = have.atttypid
     LEFT JOIN pg_type base ON base.oid = coalesce(nullif(declared.typbasetype, 0), declared.oid)
@@ -191,82 +181,6 @@ COMMENT ON FUNCTION _mapping_columns(regclass, regclass, name) IS 'Columns of th
 REVOKE ALL ON FUNCTION _mapping_columns(regclass, regclass, name) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _mapping_columns(regclass, regclass, name) TO finetune_admin;
 
-CREATE FUNCTION _capture_trigger_name(origin text) RETURNS name
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN 'pg_finetune_capture_' || md5(origin); -- a digest, because table names may take all 63 bytes
-END
-$$;
-COMMENT ON FUNCTION _capture_trigger_name(text) IS 'Name of the trigger function that is generated for a captured table';
-REVOKE ALL ON FUNCTION _capture_trigger_name(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_trigger_name(text) TO finetune_admin;
-
-CREATE FUNCTION _capture_trigger_body(origin text, key name, on_error text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    rescue text := CASE WHEN on_error = 'warn' THEN $rescue$
-EXCEPTION WHEN OTHERS THEN -- the application's statement goes on, whatever happens here
-    BEGIN
-        PERFORM @extschema@._capture_failed(%2$L, TG_OP, coalesce(keys, '{}'), SQLSTATE, SQLERRM);
-    EXCEPTION WHEN OTHERS THEN
-        RAISE WARNING 'a failed capture could not be kept either: %%', SQLERRM;
-    END;
-    RETURN NULL;$rescue$ ELSE '' END;
-BEGIN
-    -- Keys leave the transition table as an array at once: no other query may see it (a distributed plan cannot).
-    RETURN format($body$
-DECLARE
-    keys text[];
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        SELECT array_agg(n.%1$I::text) INTO keys FROM new_rows n WHERE n.%1$I IS NOT NULL;
-    ELSIF TG_OP = 'DELETE' THEN
-        SELECT array_agg(o.%1$I::text) INTO keys FROM old_rows o WHERE o.%1$I IS NOT NULL;
-    ELSE
-        SELECT array_agg(t.key) INTO keys
-        FROM (SELECT n.%1$I::text FROM new_rows n UNION SELECT o.%1$I::text FROM old_rows o) AS t (key) WHERE t.key IS NOT NULL;
-    END IF;
-    IF keys IS NOT NULL THEN
-        PERFORM @extschema@._capture(%2$L, TG_OP, keys);
-    END IF;
-    RETURN NULL;$body$ || rescue || E'\nEND\n', key, origin);
-END
-$$;
-COMMENT ON FUNCTION _capture_trigger_body(text, name, text) IS 'Source of the trigger function that is generated for a captured table';
-REVOKE ALL ON FUNCTION _capture_trigger_body(text, name, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_trigger_body(text, name, text) TO finetune_admin;
-
-CREATE FUNCTION _attach_triggers(src capture_source) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    fn text := (SELECT format('%I.%I()', n.nspname, @extschema@._capture_trigger_name(src.name))
-                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = src.relation);
-    member regclass;
-    event record;
-BEGIN
-    IF to_regprocedure(fn) IS NOT NULL THEN -- left behind by a dropped table of the same name
-        EXECUTE format('DROP FUNCTION %s', fn);
-    END IF;
-    -- SECURITY DEFINER = the attacher: whoever writes to the table needs no right on ours. A writer never waits long for us.
-    EXECUTE format('CREATE FUNCTION %s RETURNS trigger LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-        SET search_path = pg_catalog, pg_temp %s AS %L', fn, CASE WHEN src.on_error = 'warn' THEN 'SET lock_timeout = ''2s''' END,
-        @extschema@._capture_trigger_body(src.name, src.key_column, src.on_error));
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', fn);
-    EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION pg_finetune', fn);
-    EXECUTE format('COMMENT ON FUNCTION %s IS %L', fn, format('pg_finetune: captures changes of %s; stop_capturing() removes it', src.name));
-    FOR member IN SELECT m FROM @extschema@._capture_members(src.relation) m LOOP
-        FOR event IN SELECT * FROM (VALUES ('insert', 'NEW TABLE AS new_rows'), ('delete', 'OLD TABLE AS old_rows'),
-                                           ('update', 'OLD TABLE AS old_rows NEW TABLE AS new_rows')) AS e (name, rows) LOOP
-            EXECUTE format('CREATE TRIGGER pg_finetune_%1$s AFTER %1$s ON %2$s REFERENCING %3$s FOR EACH STATEMENT EXECUTE FUNCTION %4$s',
-                           event.name, member, event.rows, fn);
-        END LOOP;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION _attach_triggers(capture_source) IS 'Generates the trigger function beside the captured table, owned by the caller, and its three triggers on the table and each partition';
-REVOKE ALL ON FUNCTION _attach_triggers(capture_source) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _attach_triggers(capture_source) TO finetune_admin;
-
 CREATE FUNCTION _refuse_second_capture(candidate regclass) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -291,7 +205,8 @@ COMMENT ON FUNCTION _refuse_second_capture(regclass) IS 'Refuses a table that is
 REVOKE ALL ON FUNCTION _refuse_second_capture(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _refuse_second_capture(regclass) TO finetune_admin;
 
-CREATE FUNCTION capture_signals(relation regclass, via regclass, key name DEFAULT NULL, on_error text DEFAULT 'warn') RETURNS text
+CREATE FUNCTION capture_signals(relation regclass, via regclass, key name DEFAULT NULL, on_error text DEFAULT 'warn',
+    on_truncate text DEFAULT 'keep', on_replica boolean DEFAULT false, snapshot_embeddings boolean DEFAULT true) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
 DECLARE
     src @extschema@.capture_source;
@@ -305,6 +220,13 @@ BEGIN
             DETAIL = 'on_error is ''warn'' (set failed rows aside) or ''abort'' (fail the statement)',
             HINT = 'SELECT @extschema@.capture_signals(''<table>'', via => ''<view>'')';
     END IF;
+    IF on_truncate IS NULL OR on_truncate NOT IN ('keep', 'remove') OR on_replica IS NULL OR snapshot_embeddings IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('on_truncate is %L, on_replica %L, snapshot_embeddings %L', on_truncate, on_replica, snapshot_embeddings),
+            DETAIL = 'on_truncate is ''keep'' or ''remove'', the other two are true or false',
+            HINT = 'leave them out to get ''keep'', false and true';
+    END IF;
     PERFORM @extschema@._require_capturable(relation, via);
     PERFORM @extschema@._require_trust(relation, via);
     PERFORM @extschema@._require_rights(relation, via);
@@ -315,8 +237,11 @@ BEGIN
     src.name := relation::text;
     src.key_column := @extschema@._capture_key(relation, key);
     src.columns := @extschema@._mapping_columns(relation, via, src.key_column);
-    INSERT INTO @extschema@.capture_source (name, relation, via, key_column, on_error, columns)
-    VALUES (src.name, relation, via, src.key_column, on_error, src.columns)
+    IF NOT snapshot_embeddings THEN
+        src.columns := array_remove(src.columns, 'embedding');
+    END IF;
+    INSERT INTO @extschema@.capture_source (name, relation, via, key_column, on_error, columns, on_truncate, on_replica, snapshot_embeddings)
+    VALUES (src.name, relation, via, src.key_column, on_error, src.columns, on_truncate, on_replica, snapshot_embeddings)
     RETURNING * INTO src;
     -- Read one row as the trigger will, pinned search_path included: what would fail then, fails now.
     EXECUTE format('SELECT t.%I::text FROM %s t LIMIT 1', src.key_column, relation) INTO sample;
@@ -325,8 +250,8 @@ BEGIN
     RETURN src.name;
 END
 $$;
-COMMENT ON FUNCTION capture_signals(regclass, regclass, name, text) IS 'From now on every INSERT, UPDATE and DELETE on the table is mapped through the view into training_data_point and model_performance_log';
-GRANT EXECUTE ON FUNCTION capture_signals(regclass, regclass, name, text) TO finetune_admin;
+COMMENT ON FUNCTION capture_signals(regclass, regclass, name, text, text, boolean, boolean) IS 'From now on every INSERT, UPDATE and DELETE on the table is mapped through the view into training_data_point and model_performance_log';
+GRANT EXECUTE ON FUNCTION capture_signals(regclass, regclass, name, text, text, boolean, boolean) TO finetune_admin;
 
 CREATE FUNCTION _capture_source_of(captured regclass) RETURNS capture_source
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -348,34 +273,91 @@ COMMENT ON FUNCTION _capture_source_of(regclass) IS 'How a table is captured; an
 REVOKE ALL ON FUNCTION _capture_source_of(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _capture_source_of(regclass) TO finetune_admin;
 
+CREATE FUNCTION _capture_functions(src capture_source) RETURNS TABLE (fn regprocedure, owner oid)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT p.oid::regprocedure, p.proowner FROM pg_proc p WHERE p.proname = @extschema@._capture_trigger_name(src.name);
+END
+$$;
+COMMENT ON FUNCTION _capture_functions(capture_source) IS 'The function generated for a source, wherever its schema is by now';
+REVOKE ALL ON FUNCTION _capture_functions(capture_source) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_functions(capture_source) TO finetune_admin;
+
+CREATE FUNCTION _require_attacher(src capture_source) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other oid := (SELECT f.owner FROM @extschema@._capture_functions(src) f WHERE NOT pg_has_role(f.owner, 'USAGE') LIMIT 1);
+BEGIN
+    IF other IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('the capture of "%s" is not yours to change', src.name),
+            DETAIL = format('its trigger function belongs to role "%s"', pg_get_userbyid(other)),
+            HINT = format('SET ROLE %I', pg_get_userbyid(other));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _require_attacher(capture_source) IS 'Refuses who is not, or is no member of, the role that attached the source';
+REVOKE ALL ON FUNCTION _require_attacher(capture_source) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _require_attacher(capture_source) TO finetune_admin;
+
 CREATE FUNCTION stop_capturing(relation regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     src @extschema@.capture_source;
+    argument bytea;
     fn regprocedure;
     doomed record;
 BEGIN
     PERFORM @extschema@._require_role('stop_capturing', 'finetune_admin');
     src := @extschema@._capture_source_of(relation);
-    FOR fn IN SELECT p.oid FROM pg_proc p
-              WHERE p.proname = @extschema@._capture_trigger_name(src.name) AND pg_has_role(p.proowner, 'USAGE') LOOP
-        FOR doomed IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t WHERE t.tgfoid = fn LOOP
-            EXECUTE format('DROP TRIGGER %I ON %s', doomed.tgname, doomed.relation);
-        END LOOP;
+    argument := convert_to(src.name, 'UTF8') || decode('00', 'hex');
+    PERFORM @extschema@._require_attacher(src);
+    FOR doomed IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
+        WHERE t.tgparentid = 0 AND starts_with(t.tgname::text, 'pg_finetune_') AND substr(t.tgargs, 1, length(argument)) = argument
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', doomed.tgname, doomed.relation);
+    END LOOP;
+    FOR fn IN SELECT f.fn FROM @extschema@._capture_functions(src) f LOOP
         EXECUTE format('DROP FUNCTION %s', fn);
     END LOOP;
-    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = src.relation AND t.tgname = 'pg_finetune_insert') THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('the capture of "%s" is not yours to stop', src.name),
-            DETAIL = format('its trigger function belongs to role "%s"', src.attached_by),
-            HINT = format('SET ROLE %I', src.attached_by);
-    END IF;
     DELETE FROM @extschema@.capture_source c WHERE c.name = src.name;
 END
 $$;
 COMMENT ON FUNCTION stop_capturing(regclass) IS 'Removes the triggers and the generated function; what was captured stays';
 GRANT EXECUTE ON FUNCTION stop_capturing(regclass) TO finetune_admin;
+
+CREATE FUNCTION refresh_capture(relation regclass) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+DECLARE
+    src @extschema@.capture_source;
+    columns text[];
+    member record;
+    fn text;
+BEGIN
+    PERFORM @extschema@._require_role('refresh_capture', 'finetune_admin');
+    src := @extschema@._capture_source_of(relation);
+    PERFORM @extschema@._require_attacher(src);
+    PERFORM @extschema@._require_capturable(src.relation, src.via);
+    PERFORM @extschema@._require_trust(src.relation, src.via);
+    columns := @extschema@._mapping_columns(src.relation, src.via, @extschema@._capture_key(src.relation, src.key_column));
+    UPDATE @extschema@.capture_source c
+    SET columns = CASE WHEN c.snapshot_embeddings THEN refresh_capture.columns ELSE array_remove(refresh_capture.columns, 'embedding') END
+    WHERE c.name = src.name RETURNING * INTO src;
+    FOR member IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
+                  WHERE t.tgrelid IN (SELECT m FROM @extschema@._capture_members(src.relation) m) AND t.tgparentid = 0
+                    AND t.tgname IN ('pg_finetune_update', 'pg_finetune_statement') LOOP -- the columns they look at may be others now
+        EXECUTE format('DROP TRIGGER %I ON %s', member.tgname, member.relation);
+    END LOOP;
+    SELECT format('%I.%I', n.nspname, p.proname) INTO fn
+    FROM @extschema@._capture_functions(src) f JOIN pg_proc p ON p.oid = f.fn JOIN pg_namespace n ON n.oid = p.pronamespace LIMIT 1;
+    PERFORM @extschema@._create_capture_triggers(src, fn);
+    RETURN @extschema@._capture_state(src);
+END
+$$;
+COMMENT ON FUNCTION refresh_capture(regclass) IS 'After a change of the view or of the table''s partitions and children: takes the view''s columns as they are now and puts triggers where they are missing; returns the state';
+GRANT EXECUTE ON FUNCTION refresh_capture(regclass) TO finetune_admin;
 
 CREATE FUNCTION backfill_signals(relation regclass, batch int DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -445,9 +427,11 @@ BEGIN
         RETURN 'column gone: ' || lost;
     END IF;
     SELECT string_agg(m::text, ', ') INTO lost
-    FROM @extschema@._capture_members(src.relation) m
-    WHERE (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = m AND t.tgenabled <> 'D'
-           AND t.tgname IN ('pg_finetune_insert', 'pg_finetune_update', 'pg_finetune_delete')) < 3;
+    FROM @extschema@._capture_members(src.relation) m JOIN pg_class c ON c.oid = m
+    CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE t.tgname IN ('pg_finetune_insert', 'pg_finetune_update', 'pg_finetune_delete')) AS of_rows,
+                               count(*) FILTER (WHERE t.tgname = 'pg_finetune_statement') AS of_statements
+                        FROM pg_trigger t WHERE t.tgrelid = m AND t.tgenabled <> 'D') has
+    WHERE has.of_rows < 3 OR has.of_statements < 1 AND NOT c.relispartition;
     IF lost IS NOT NULL THEN
         RETURN 'trigger missing or disabled: ' || lost;
     END IF;

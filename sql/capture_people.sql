@@ -33,6 +33,7 @@ BEGIN
     signal.user_id := user_id;
     signal.signal_id := signal_id;
     signal.chunk_content := chunk_content;
+    signal.chunk_bytes := octet_length(chunk_content);
     signal.user_action := user_action;
     signal.embedding := embedding;
     signal.chunk_id := chunk_id;

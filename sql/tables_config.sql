@@ -139,11 +139,17 @@ CREATE TABLE capture_source (
     key_column  name NOT NULL,
     on_error    text NOT NULL DEFAULT 'warn' CHECK (on_error OPERATOR(pg_catalog.=) ANY (ARRAY['warn', 'abort'])),
     columns     text[] NOT NULL,
+    on_truncate text NOT NULL DEFAULT 'keep' CHECK (on_truncate OPERATOR(pg_catalog.=) ANY (ARRAY['keep', 'remove'])),
+    on_replica  boolean NOT NULL DEFAULT false,
+    snapshot_embeddings boolean NOT NULL DEFAULT true,
     attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     attached_by text NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE capture_source IS 'Application tables whose changes are captured, and the view that maps each to data points';
 COMMENT ON COLUMN capture_source.columns IS 'columns of the view that are taken';
+COMMENT ON COLUMN capture_source.on_truncate IS 'after a TRUNCATE data points that the view no longer shows are kept, or removed unless a dataset learned from them';
+COMMENT ON COLUMN capture_source.on_replica IS 'true = also capture what a logical subscription or session_replication_role = replica writes';
+COMMENT ON COLUMN capture_source.snapshot_embeddings IS 'false = vectors are not copied into data points: for text models';
 SELECT pg_catalog.pg_extension_config_dump('capture_source', '');
 
 CREATE TABLE retraining_schedule (

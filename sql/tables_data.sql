@@ -37,7 +37,8 @@ COMMENT ON COLUMN training_data_point.surface IS 'screen or list that showed the
 COMMENT ON COLUMN training_data_point.propensity IS 'probability with which the item was shown, in (0, 1]; NULL = unknown';
 COMMENT ON COLUMN training_data_point.changes IS 'how often the user changed a mind already recorded';
 COMMENT ON COLUMN training_data_point.used_for_training IS 'true once a dataset froze this row; training_set_version says which last';
-CREATE INDEX training_data_point_new ON training_data_point (user_id, actioned_at) WHERE NOT used_for_training AND user_action IS NOT NULL;
+-- No index on what an action changes, and room on each page for one action per row: it then touches no index at all.
+ALTER TABLE training_data_point SET (fillfactor = 50);
 SELECT pg_catalog.pg_extension_config_dump('training_data_point', '');
 
 CREATE TABLE model_performance_log (
@@ -61,6 +62,7 @@ CREATE TABLE model_performance_log (
 COMMENT ON TABLE model_performance_log IS 'Every impression with the variant and model that served it, and what the user then did: the input of all metrics';
 COMMENT ON COLUMN model_performance_log.experiment IS 'experiment that assigned the variant at shown_at; NULL = none ran, or the user was not in it';
 COMMENT ON COLUMN model_performance_log.phase IS 'experiment_phase.phase at shown_at';
+ALTER TABLE model_performance_log SET (fillfactor = 50);
 CREATE INDEX model_performance_log_experiment ON model_performance_log (experiment, phase, shown_at);
 SELECT pg_catalog.pg_extension_config_dump('model_performance_log', '');
 

@@ -32,7 +32,9 @@ extension_sql_file!("../sql/results.sql", name = "results", requires = ["overvie
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
 extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["health"]);
 extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["profile"]);
-extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture"]);
+extension_sql_file!("../sql/capture_statement.sql", name = "capture_statement", requires = ["capture"]);
+extension_sql_file!("../sql/capture_triggers.sql", name = "capture_triggers", requires = ["capture_statement"]);
+extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture_triggers"]);
 extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requires = ["capture_api"]);
 extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["capture_people"]);
 extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset"]);

@@ -1,5 +1,6 @@
 //! SQL functions by topic; their declarations, comments and grants stand in sql/.
 
+mod capture;
 mod dataset;
 mod experiment;
 mod jobs;

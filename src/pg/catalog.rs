@@ -27,3 +27,24 @@ pub fn connectable_databases() -> Vec<u32> {
     }
     found
 }
+
+/// Whether the owner of a relation is the current role or a member of it: then that owner gains nothing by being obeyed.
+pub fn is_trusted(relation: &str) -> bool {
+    let Ok(oid) = relation.parse::<u32>() else { return false };
+    // SAFETY: a system cache entry is read while it is held, and released.
+    unsafe {
+        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(oid));
+        if entry.is_null() {
+            return false;
+        }
+        let owner = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(entry);
+        pg_sys::is_member_of_role(owner, pg_sys::GetUserId())
+    }
+}
+
+/// The function that is being called.
+pub fn called_function(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Oid {
+    // SAFETY: the function manager fills in which function it calls.
+    unsafe { (*(*fcinfo).flinfo).fn_oid }
+}

@@ -18,6 +18,8 @@ pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static HTTP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
 /// File with certificates that providers' are checked against, beside the usual ones.
 pub static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// Longest chunk that is captured, in bytes: a text beyond it is no chunk, and would be copied into every dataset.
+pub static MAX_CHUNK_BYTES: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 /// Name of the step at which workers wait on an advisory lock: for crash tests only.
 pub static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -89,6 +91,16 @@ pub fn define() {
         &CA_FILE,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.max_chunk_bytes",
+        c"Longest text of a signal that is captured, in bytes.",
+        c"Longer ones are set aside in capture_failure and counted in capture_status.",
+        &MAX_CHUNK_BYTES,
+        1,
+        64 * 1024 * 1024,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"pg_finetune.failpoint",

@@ -37,13 +37,14 @@ fn faulty_rows_are_set_aside_and_the_others_captured() {
     );
     let expected = [
         "{2,3} user_id is NULL or empty",
+        "{4} chunk_content is NULL",
         "{5} chunk_content is blank",
         "{6} user_action is 'liked': expected saved, skipped, snipped or NULL",
         "{7} embedding is a zero vector or not finite",
         "{8,9} relevance_score is not finite",
         "{10} propensity is not in (0, 1]",
         "{11} shown_at or actioned_at is infinite",
-        "{12,4} chunk_content is NULL or longer than 256 kB",
+        "{12} chunk_content is longer than pg_finetune.max_chunk_bytes = 262144",
     ];
     assert_eq!(faults, expected);
     assert_eq!(notices.lock().unwrap().len(), 1, "one warning a minute");

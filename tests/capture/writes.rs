@@ -84,7 +84,7 @@ fn a_view_with_several_actions_per_signal_gives_the_newest() {
         INSERT INTO signal (id) VALUES (1);
         INSERT INTO action VALUES (1, 'saved', '2026-05-01Z'), (1, 'skipped', '2026-05-03Z'), (1, 'snipped', \
         '2026-05-02Z');
-        UPDATE signal SET score = 1",
+        UPDATE signal SET user_id = 8",
     );
     assert_eq!(points(&mut sql), ["1 skipped 0"]);
 }
@@ -309,13 +309,18 @@ fn partitions_count_once_however_they_are_written() {
 
     execute(
         &mut sql,
-        "CREATE TABLE part_3 PARTITION OF part FOR VALUES FROM (20) TO (30); INSERT INTO part VALUES (6, 21)",
+        "CREATE TABLE part_3 PARTITION OF part FOR VALUES FROM (20) TO (30); INSERT INTO part VALUES (6, 21);
+        CREATE TABLE part_4 (LIKE part INCLUDING ALL); INSERT INTO part_4 VALUES (8, 31); \
+        ALTER TABLE part ATTACH PARTITION part_4 FOR VALUES FROM (30) TO (40);",
     );
-    assert!(points(&mut sql).contains(&"6 - 0".to_string()), "through the parent a new partition counts");
-    assert_eq!(
-        value::<String>(&mut sql, "SELECT state FROM capture_status"),
-        "trigger missing or disabled: public.part_3"
-    );
+    execute(&mut sql, "INSERT INTO part_3 VALUES (7, 22)");
+    execute(&mut sql, "UPDATE part_4 SET user_action = 'snipped'");
+    assert_eq!(points(&mut sql)[4..], ["6 - 0", "7 - 0", "8 snipped 0"], "new partitions count, also when named");
+    assert_eq!(value::<String>(&mut sql, "SELECT state FROM capture_status"), "capturing");
+    execute(&mut sql, "BEGIN; INSERT INTO part_3 VALUES (9, 23); ROLLBACK; DELETE FROM part_3");
+    assert_eq!(points(&mut sql).len(), 5);
+    assert_eq!(failures(&mut sql), none());
+    execute(&mut sql, "ALTER TABLE part DETACH PARTITION part_3; SELECT stop_capturing('part')");
 }
 
 #[test]

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# what capture adds to the application's writes, beside a hand-written trigger that writes the same rows
+# Usage: capture.sh URL (of an empty database). ROUNDS rounds, the three tables in turn; the round that took least counts.
+set -euo pipefail
+url=$1
+bin=${PGFT_BIN:-$(dirname "${PG_CONFIG:-$(command -v pg_config)}")}
+rounds=${ROUNDS:-5}
+sql() { "$bin/psql" --quiet --no-psqlrc --no-align --tuples-only --set ON_ERROR_STOP=1 "$url" "$@"; }
+export PGOPTIONS='-c client_min_messages=warning'
+
+sql >/dev/null <<'SQL'
+CREATE EXTENSION pg_finetune CASCADE;
+SELECT setseed(0.5);
+-- 600 characters that do not compress and 384 dimensions: what a paragraph and a small embedding model give.
+CREATE TABLE chunk (id bigint PRIMARY KEY, content text NOT NULL, embedding vector(384) NOT NULL);
+INSERT INTO chunk SELECT i, (SELECT string_agg(md5(i::text || j), ' ') FROM generate_series(1, 18) j),
+    (SELECT array_agg(random()) FROM generate_series(1, 384) WHERE i = i)::real[]::vector FROM generate_series(1, 1000) i;
+CREATE TABLE plain (id bigint PRIMARY KEY, user_id text NOT NULL, chunk_id bigint NOT NULL REFERENCES chunk,
+                    user_action text, actioned_at timestamptz, surface text NOT NULL DEFAULT 'feed', note text);
+CREATE TABLE hand (LIKE plain INCLUDING ALL);
+CREATE TABLE ours (LIKE plain INCLUDING ALL);
+CREATE VIEW ours_for_training AS
+SELECT s.id AS signal_id, s.user_id, s.chunk_id, c.content AS chunk_content, c.embedding, s.user_action, s.actioned_at, s.surface
+FROM ours s JOIN chunk c ON c.id = s.chunk_id;
+CREATE FUNCTION hand() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO model_performance_log (user_id, source, signal_id, user_action, surface, actioned_at)
+    VALUES (NEW.user_id, 'hand', NEW.id, NEW.user_action, NEW.surface, NEW.actioned_at)
+    ON CONFLICT (user_id, source, signal_id) DO UPDATE SET user_action = EXCLUDED.user_action, actioned_at = EXCLUDED.actioned_at;
+    INSERT INTO training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action, actioned_at, surface, model_variant)
+    SELECT NEW.user_id, 'hand:' || NEW.id, 'hand', NEW.id, NEW.chunk_id, c.content, c.embedding, NEW.user_action, NEW.actioned_at, NEW.surface, 'base'
+    FROM chunk c WHERE c.id = NEW.chunk_id
+    ON CONFLICT (user_id, source, signal_id) DO UPDATE SET user_action = EXCLUDED.user_action, actioned_at = EXCLUDED.actioned_at;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hand AFTER UPDATE OF user_action ON hand FOR EACH ROW EXECUTE FUNCTION hand();
+SELECT capture_signals('ours', via => 'ours_for_training');
+-- Impressions, not timed: 70,000 per table.
+INSERT INTO plain SELECT i, 'user-' || i % 2000, 1 + i % 1000 FROM generate_series(1, 70000) i;
+INSERT INTO hand SELECT * FROM plain;
+INSERT INTO ours SELECT * FROM plain;
+CREATE TABLE result (what text, tab text, us double precision);
+-- Nanoseconds that this server process has been on a processor: other work on the machine does not count.
+CREATE FUNCTION on_cpu() RETURNS double precision LANGUAGE sql VOLATILE AS
+$$ SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::double precision / 1000 $$;
+CREATE TABLE began (us double precision);
+CREATE PROCEDURE measure(what text, tab text, rows int, query text) LANGUAGE plpgsql AS $$
+DECLARE
+    started double precision := on_cpu();
+BEGIN
+    EXECUTE query;
+    INSERT INTO result VALUES (what, tab, (on_cpu() - started) / rows);
+END $$;
+SQL
+sql -c 'VACUUM ANALYZE'
+
+# one WHAT TABLE STATEMENT: 1,500 transactions of one row under pgbench; \set id gives each its row.
+one() {
+    printf '%s\n' '\set turn :turn + 1' '\if :turn = 20' 'TRUNCATE began; INSERT INTO began SELECT on_cpu();' '\endif' \
+        '\set id random(50001, 70000)' "$3" '\if :turn = 1520' \
+        "INSERT INTO result SELECT '$1', '$2', (on_cpu() - us) / 1500 FROM began;" '\endif' |
+        "$bin/pgbench" --no-vacuum --protocol prepared --transactions 1520 --define turn=0 --random-seed "$RANDOM" --file - "$url" >/dev/null 2>&1
+}
+bulk() { sql -c "CALL measure('$1', '$2', 10000, \$\$$3\$\$)"; }
+
+for ((round = 0; round < rounds; round++)); do
+    from=$((round * 10000 + 1)) to=$(((round + 1) * 10000))
+    for tab in plain hand ours; do
+        sql -c CHECKPOINT
+        one 'action, 1 row' $tab "UPDATE $tab SET user_action = 'saved', actioned_at = now() WHERE id = :id;"
+        one 'note, 1 row' $tab "UPDATE $tab SET note = 'seen' WHERE id = :id;"
+        bulk 'first action, 10,000 rows' $tab "UPDATE $tab SET user_action = 'saved', actioned_at = now() WHERE id BETWEEN $from AND $to"
+        bulk 'other action, 10,000 rows' $tab "UPDATE $tab SET user_action = 'skipped', actioned_at = now() WHERE id BETWEEN $from AND $to"
+        bulk 'note, 10,000 rows' $tab "UPDATE $tab SET note = 'seen' WHERE id BETWEEN $from AND $to"
+        sql -c "VACUUM $tab" -c 'VACUUM training_data_point, model_performance_log'
+    done
+done
+"$bin/psql" --quiet --no-psqlrc "$url" <<'SQL'
+\echo Microseconds of processor time in the server per row, least of all rounds. ratio_added = (ours - plain) / (hand - plain); ratio_total = ours / plain
+WITH best AS (SELECT what, tab, min(us) AS us FROM result GROUP BY what, tab)
+SELECT p.what, round(p.us::numeric, 2) AS plain, round(h.us::numeric, 2) AS hand_written, round(o.us::numeric, 2) AS captured,
+       CASE WHEN p.what LIKE '%action%' THEN round(((o.us - p.us) / (h.us - p.us))::numeric, 2) END AS ratio_added,
+       round((o.us / p.us)::numeric, 3) AS ratio_total
+FROM best p JOIN best h USING (what) JOIN best o USING (what)
+WHERE p.tab = 'plain' AND h.tab = 'hand' AND o.tab = 'ours' ORDER BY 1;
+SQL

@@ -1,0 +1,181 @@
+-- Capture, the quick way: one statement per captured table and operation, planned once per backend (src/api/capture.rs).
+-- It takes what needs no judgement; keys that it does not return go through _capture().
+
+CREATE FUNCTION _capture_note() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_note_wrapper';
+COMMENT ON FUNCTION _capture_note() IS 'pg_finetune private: row trigger of captured tables: notes the key';
+REVOKE ALL ON FUNCTION _capture_note() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_note() TO finetune_admin;
+
+CREATE FUNCTION _capture_statement_end() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_statement_end_wrapper';
+COMMENT ON FUNCTION _capture_statement_end() IS 'pg_finetune private: statement trigger of captured tables: hands the noted keys to the generated function';
+REVOKE ALL ON FUNCTION _capture_statement_end() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_statement_end() TO finetune_admin;
+
+CREATE FUNCTION _capture_operation() RETURNS text
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_operation_wrapper';
+COMMENT ON FUNCTION _capture_operation() IS 'pg_finetune private: what the generated function is called for: INSERT, UPDATE or DELETE; NULL = a TRUNCATE';
+REVOKE ALL ON FUNCTION _capture_operation() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_operation() TO finetune_admin;
+
+CREATE FUNCTION _capture_keys() RETURNS text[]
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_keys_wrapper';
+COMMENT ON FUNCTION _capture_keys() IS 'pg_finetune private: the keys that the generated function is called for';
+REVOKE ALL ON FUNCTION _capture_keys() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_keys() TO finetune_admin;
+
+CREATE FUNCTION _capture_known(source text) RETURNS text[]
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_known_wrapper';
+COMMENT ON FUNCTION _capture_known(text) IS 'pg_finetune private: captures new impressions and new actions of the keys handed over; returns the keys of all others, NULL = none';
+REVOKE ALL ON FUNCTION _capture_known(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_known(text) TO finetune_admin;
+
+CREATE FUNCTION _max_chunk_bytes() RETURNS integer
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'max_chunk_bytes_wrapper';
+COMMENT ON FUNCTION _max_chunk_bytes() IS 'pg_finetune private: the setting pg_finetune.max_chunk_bytes';
+REVOKE ALL ON FUNCTION _max_chunk_bytes() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _max_chunk_bytes() TO finetune_app, finetune_admin;
+
+CREATE FUNCTION _signals_subquery(src capture_source) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fields text;
+    key_type text := (SELECT format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = src.via AND a.attname = 'signal_id');
+BEGIN
+    SELECT string_agg(CASE WHEN a.attname = 'chunk_bytes' THEN 'octet_length(v.chunk_content::text)'
+                           WHEN a.attname = ANY (src.columns) THEN format('v.%I::%s', a.attname, a.atttypid::regtype)
+                           ELSE format('NULL::%s', a.atttypid::regtype) END || format(' AS %I', a.attname), ', ' ORDER BY a.attnum)
+    INTO fields
+    FROM pg_attribute a
+    WHERE a.attrelid = '@extschema@.captured_signal'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+    -- One row per user and signal, the newest action; byte order, which is also the order of locks.
+    RETURN format('SELECT DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C") %s FROM %s v
+        WHERE v.signal_id = ANY ($1::%s[]) ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%s',
+        fields, src.via, coalesce(key_type, 'text'), CASE WHEN 'actioned_at' = ANY (src.columns) THEN ', v.actioned_at DESC NULLS LAST' END);
+END
+$$;
+COMMENT ON FUNCTION _signals_subquery(capture_source) IS 'pg_finetune private: SELECT of what a view shows for the keys in $1';
+REVOKE ALL ON FUNCTION _signals_subquery(capture_source) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _signals_subquery(capture_source) TO finetune_admin;
+
+CREATE FUNCTION _new_signals_statement(src capture_source) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    faultless text := $faults$s.user_id <> '' AND s.signal_id <> '' AND s.chunk_bytes <= $2 AND btrim(s.chunk_content, E' \t\r\n') <> ''
+        AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))$faults$;
+BEGIN
+    SELECT concat_ws(' AND ', faultless, string_agg(f.rule, ' AND ')) INTO faultless
+    FROM (VALUES ('embedding', '(s.embedding IS NULL OR @extschema:vector@.vector_norm(s.embedding) > 0 AND @extschema:vector@.vector_norm(s.embedding) < ''Infinity'')'),
+                 ('relevance_score', '(abs(s.relevance_score) < ''Infinity'') IS NOT FALSE'),
+                 ('quality_score', '(abs(s.quality_score) < ''Infinity'') IS NOT FALSE'),
+                 ('propensity', '(s.propensity > 0 AND s.propensity <= 1) IS NOT FALSE'),
+                 ('shown_at', 'isfinite(s.shown_at) IS NOT FALSE'),
+                 ('actioned_at', 'isfinite(s.actioned_at) IS NOT FALSE')) AS f (col, rule)
+    WHERE f.col = ANY (src.columns);
+    RETURN format($statement$
+        WITH s AS MATERIALIZED (%1$s),
+        fresh AS MATERIALIZED (
+            SELECT s.*, a.in_experiment, a.experiment, a.phase,
+                   coalesce(s.model_variant, a.variant, 'base') AS served_variant,
+                   coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END) AS served_model,
+                   CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, now()) END AS acted_at
+            FROM (SELECT s.* FROM s WHERE %2$s
+                  AND NOT EXISTS (SELECT FROM @extschema@.model_performance_log l
+                                  WHERE l.user_id = s.user_id AND l.source = %3$L AND l.signal_id = s.signal_id) OFFSET 0) s
+            LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, now())) a ON true),
+        logged AS (
+            INSERT INTO @extschema@.model_performance_log (user_id, source, signal_id, model_variant, model_id, experiment, phase,
+                user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
+            SELECT f.user_id, %3$L, f.signal_id, f.served_variant, f.served_model, CASE WHEN f.in_experiment THEN f.experiment END,
+                CASE WHEN f.in_experiment THEN f.phase END, f.user_action, f.relevance_score, f.surface, f.session_id, f.position,
+                f.propensity, coalesce(f.shown_at, now()), f.acted_at
+            FROM fresh f
+            ON CONFLICT (user_id, source, signal_id) DO NOTHING)
+        INSERT INTO @extschema@.training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
+            actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, surface, session_id,
+            model_variant, model_id, position, propensity, shown_at)
+        SELECT f.user_id, %3$L || ':' || f.signal_id, %3$L, f.signal_id, f.chunk_id, f.chunk_content, f.embedding, f.user_action,
+            f.acted_at, f.relevance_score, f.quality_score, f.episode_title, f.podcast_title, f.speaker_name, f.surface, f.session_id,
+            f.served_variant, f.served_model, f.position, f.propensity, coalesce(f.shown_at, now())
+        FROM fresh f
+        ON CONFLICT (user_id, source, signal_id) DO NOTHING
+        RETURNING signal_id$statement$, @extschema@._signals_subquery(src), faultless, src.name);
+END
+$$;
+COMMENT ON FUNCTION _new_signals_statement(capture_source) IS 'pg_finetune private: INSERT of faultless signals that the log does not know';
+REVOKE ALL ON FUNCTION _new_signals_statement(capture_source) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _new_signals_statement(capture_source) TO finetune_admin;
+
+CREATE FUNCTION _known_signals_statement(src capture_source) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key_type text := (SELECT format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = src.via AND a.attname = 'signal_id');
+    timed boolean := 'actioned_at' = ANY (src.columns);
+    -- Context of the serving: a later NULL does not erase it. What was shown: a difference is for _capture() to judge.
+    served text[] := ARRAY(SELECT c FROM unnest(ARRAY['relevance_score', 'surface', 'session_id', 'position', 'propensity']) c WHERE c = ANY (src.columns));
+    shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name']) c WHERE c = ANY (src.columns));
+    acted_at text := format('CASE WHEN s.user_action IS NULL THEN NULL %s WHEN s.user_action = l.user_action THEN l.actioned_at ELSE now() END',
+        CASE WHEN timed THEN 'WHEN s.actioned_at IS NOT NULL THEN s.actioned_at' END);
+    sound text := (SELECT string_agg(f.rule, '') FROM (VALUES
+        ('relevance_score', ' AND (abs(s.relevance_score) < ''Infinity'') IS NOT FALSE'),
+        ('propensity', ' AND (s.propensity > 0 AND s.propensity <= 1) IS NOT FALSE'),
+        ('actioned_at', ' AND isfinite(s.actioned_at) IS NOT FALSE AND (s.user_action IS NOT NULL AND s.actioned_at < l.actioned_at) IS NOT TRUE')) AS f (col, rule)
+        WHERE f.col = ANY (src.columns));
+BEGIN
+    -- No text and no vector leaves s: rows joined to an UPDATE are copied whole, and a vector is fetched for that. For the
+    -- same reason a vector that is there is not compared. A point of another user comes first, and is not the same.
+    -- A point that somebody else changes meanwhile is no longer at its place: its key goes the other way.
+    RETURN format($statement$
+        WITH s AS MATERIALIZED (
+            SELECT DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C")
+                   v.user_id::text AS user_id, v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s, t.ctid AS place,
+                   t.user_id = v.user_id::text AND t.chunk_content = v.chunk_content::text%2$s AS same
+            FROM %3$s v JOIN @extschema@.training_data_point t ON t.source = %4$L AND t.signal_id = v.signal_id::text
+            WHERE v.signal_id = ANY ($1::%5$s[])
+            ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%6$s, t.user_id = v.user_id::text),
+        logged AS (
+            UPDATE @extschema@.model_performance_log l SET user_action = s.user_action, actioned_at = %7$s%8$s
+            FROM s
+            WHERE s.same AND l.user_id = s.user_id AND l.source = %4$L AND l.signal_id = s.signal_id
+              AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s
+              AND (l.user_action IS DISTINCT FROM s.user_action OR l.actioned_at IS DISTINCT FROM %7$s%10$s)
+            RETURNING s.place, l.user_action, l.actioned_at%11$s)
+        UPDATE @extschema@.training_data_point t SET user_action = g.user_action, actioned_at = g.actioned_at%12$s,
+            changes = t.changes + (t.user_action IS DISTINCT FROM g.user_action AND t.user_action IS NOT NULL)::int,
+            used_for_training = t.used_for_training AND t.user_action IS NOT DISTINCT FROM g.user_action
+        FROM logged g
+        WHERE t.ctid = g.place
+        RETURNING t.signal_id$statement$,
+        concat(CASE WHEN timed THEN ', v.actioned_at::timestamptz AS actioned_at' END,
+            (SELECT coalesce(string_agg(format(', v.%1$I::%2$s AS %1$I', c, a.atttypid::regtype), ''), '') FROM unnest(served) c
+                JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c)),
+        concat((SELECT string_agg(format(' AND (v.%1$I IS NULL OR t.%1$I = v.%1$I::%2$s)', c, a.atttypid::regtype), '') FROM unnest(shown) c
+         JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c),
+            CASE WHEN 'embedding' = ANY (src.columns) THEN ' AND (v.embedding IS NULL OR t.embedding IS NOT NULL)' END),
+        src.via, src.name, coalesce(key_type, 'text'),
+        CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,
+        (SELECT string_agg(format(', %1$I = coalesce(s.%1$I, l.%1$I)', c), '') FROM unnest(served) c), sound,
+        (SELECT string_agg(format(' OR l.%1$I IS DISTINCT FROM coalesce(s.%1$I, l.%1$I)', c), '') FROM unnest(served) c),
+        (SELECT string_agg(format(', l.%I', c), '') FROM unnest(served) c),
+        (SELECT string_agg(format(', %1$I = g.%1$I', c), '') FROM unnest(served) c));
+END
+$$;
+COMMENT ON FUNCTION _known_signals_statement(capture_source) IS 'pg_finetune private: UPDATE of known signals whose action or serving context changed, and nothing else';
+REVOKE ALL ON FUNCTION _known_signals_statement(capture_source) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _known_signals_statement(capture_source) TO finetune_admin;
+
+CREATE FUNCTION _capture_statement(origin text, operation text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    src @extschema@.capture_source;
+BEGIN
+    SELECT * INTO src FROM @extschema@.capture_source c WHERE c.name = origin;
+    RETURN CASE WHEN src.name IS NULL THEN NULL
+                WHEN operation = 'INSERT' THEN @extschema@._new_signals_statement(src)
+                ELSE @extschema@._known_signals_statement(src) END;
+END
+$$;
+COMMENT ON FUNCTION _capture_statement(text, text) IS 'pg_finetune private: the statement that captures keys ($1) of a source; $2 = longest chunk';
+REVOKE ALL ON FUNCTION _capture_statement(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_statement(text, text) TO finetune_admin;
