@@ -184,3 +184,13 @@ CREATE TABLE provider_price (
 );
 COMMENT ON TABLE provider_price IS 'What training costs, as quoted at a date: yours to edit. builtin costs nothing';
 SELECT pg_catalog.pg_extension_config_dump('provider_price', '');
+
+CREATE TABLE export_template (
+    name           text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
+    system_message text NOT NULL,
+    user_message   text NOT NULL,
+    saved_answer   text NOT NULL,
+    skipped_answer text NOT NULL
+);
+COMMENT ON TABLE export_template IS 'Words of the chat formats of export_jsonl(), by name; without a row ''default'' the built-in words serve. Write with set_export_template(), which checks the placeholders';
+SELECT pg_catalog.pg_extension_config_dump('export_template', '');

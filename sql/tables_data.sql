@@ -16,6 +16,7 @@ CREATE TABLE training_data_point (
     episode_title        text,
     podcast_title        text,
     speaker_name         text,
+    reason               text,
     surface              text,
     session_id           text,
     model_variant        text,
@@ -34,6 +35,7 @@ COMMENT ON TABLE training_data_point IS 'What each user did with each item shown
 COMMENT ON COLUMN training_data_point.id IS 'source:signal_id for captured rows, random for rows written by hand';
 COMMENT ON COLUMN training_data_point.source IS 'name of the captured table (capture_source.name), or ''api''';
 COMMENT ON COLUMN training_data_point.surface IS 'screen or list that showed the item; saves and skips are only compared within one surface';
+COMMENT ON COLUMN training_data_point.reason IS 'what the user or the application said about the action; chat exports put it into the answer';
 COMMENT ON COLUMN training_data_point.propensity IS 'probability with which the item was shown, in (0, 1]; NULL = unknown';
 COMMENT ON COLUMN training_data_point.changes IS 'how often the user changed a mind already recorded';
 COMMENT ON COLUMN training_data_point.used_for_training IS 'true once a dataset froze this row; training_set_version says which last';
@@ -73,24 +75,28 @@ CREATE TABLE dataset_example (
     chunk_id        text,
     chunk_content   text NOT NULL,
     content_hash    bytea NOT NULL,
+    twin_of         bytea,
     embedding       vector,
-    user_action     text NOT NULL CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
+    user_action     text NOT NULL CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped', 'ignored'])),
     label           boolean NOT NULL,
-    evidence        text NOT NULL CHECK (evidence OPERATOR(pg_catalog.=) ANY (ARRAY['good', 'bad', 'mistake'])),
+    evidence        text NOT NULL CHECK (evidence OPERATOR(pg_catalog.=) ANY (ARRAY['good', 'bad', 'mistake', 'ignored'])),
     weight          double precision NOT NULL DEFAULT 1 CHECK (weight OPERATOR(pg_catalog.>) 0),
     split           text NOT NULL CHECK (split OPERATOR(pg_catalog.=) ANY (ARRAY['train', 'test'])),
     relevance_score double precision,
     surface         text,
     session_id      text,
     context         text,
+    reason          text,
     shown_at        timestamptz NOT NULL,
     actioned_at     timestamptz NOT NULL,
     PRIMARY KEY (user_id, dataset_id, id)
 );
 COMMENT ON TABLE dataset_example IS 'Frozen examples of each dataset: copies, so that later changes and deletions of signals do not change what a model was trained on (forget_user does remove them)';
 COMMENT ON COLUMN dataset_example.id IS 'training_data_point.id of the same user';
+COMMENT ON COLUMN dataset_example.twin_of IS 'content_hash of the text that this one is a near copy of; NULL = none';
+COMMENT ON COLUMN dataset_example.reason IS 'training_data_point.reason when frozen';
 COMMENT ON COLUMN dataset_example.label IS 'true = positive (by default saved and snipped), false = negative';
-COMMENT ON COLUMN dataset_example.evidence IS 'good = positive, bad = negative, mistake = the score said the opposite of what the user did';
+COMMENT ON COLUMN dataset_example.evidence IS 'good = positive, bad = negative, mistake = the score said the opposite of what the user did, ignored = shown for long and left alone';
 COMMENT ON COLUMN dataset_example.split IS 'train = older, test = newest; the same chunk text never stands on both sides';
 COMMENT ON COLUMN dataset_example.context IS 'titles and speaker in one line, for text formats';
 CREATE INDEX dataset_example_dataset ON dataset_example (dataset_id, user_id, id);

@@ -36,8 +36,13 @@ extension_sql_file!("../sql/capture_statement.sql", name = "capture_statement", 
 extension_sql_file!("../sql/capture_triggers.sql", name = "capture_triggers", requires = ["capture_statement"]);
 extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture_triggers"]);
 extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requires = ["capture_api"]);
-extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["capture_people"]);
-extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset"]);
+extension_sql_file!("../sql/dataset_parameters.sql", name = "dataset_parameters", requires = ["capture_people"]);
+extension_sql_file!("../sql/dataset_collect.sql", name = "dataset_collect", requires = ["dataset_parameters"]);
+extension_sql_file!("../sql/dataset_split.sql", name = "dataset_split", requires = ["dataset_collect"]);
+extension_sql_file!("../sql/dataset_counts.sql", name = "dataset_counts", requires = ["dataset_split"]);
+extension_sql_file!("../sql/dataset.sql", name = "dataset", requires = ["dataset_counts"]);
+extension_sql_file!("../sql/dataset_export.sql", name = "dataset_export", requires = ["dataset"]);
+extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset_export"]);
 extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["jobs"]);
 extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires = ["worker"]);
 extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);

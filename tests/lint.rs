@@ -15,6 +15,7 @@ const CHECKED_IN_RUST: [&str; 8] = [
     "export_jsonl",
     "relevance_score",
     "run_due_work",
+    "triplet_plan",
     "user_query",
 ];
 

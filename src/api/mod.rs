@@ -2,6 +2,7 @@
 
 mod capture;
 mod dataset;
+mod dataset_freeze;
 mod experiment;
 mod jobs;
 mod metrics;

@@ -8,26 +8,23 @@ use std::collections::VecDeque;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
-use crate::core::dataset::export::{group_lines, Format, Listener};
-use crate::core::dataset::triplets::{normalise, Group, Mining, Options, PoolText, User};
+use crate::core::dataset::template::Template;
+use crate::core::dataset::triplets::normalise;
 use crate::core::dataset::{DatasetError, Example, Split};
 use crate::pg::errors::UserError;
 use crate::pg::memory::in_own_context;
 use crate::pg::spi::own_schema;
+use crate::pg::vector::Vector;
 
 /// Users looked up at once, and examples read at once (one user may have more).
 const USERS: i64 = 500;
 const EXAMPLES: i64 = 1_000;
-/// Bounds of the texts that mining chooses from; larger datasets are sampled.
-const POOL_TEXTS: i64 = 20_000;
-const POOL_BYTES: i64 = 64 << 20;
-const TYPICAL_TEXT_BYTES: i64 = 1_000;
 
 /// One side of one dataset.
 pub struct Source {
-    schema: String,
-    dataset: String,
-    dimensions: i64,
+    pub schema: String,
+    pub dataset: String,
+    pub dimensions: usize,
     seed: i64,
     split: Split,
 }
@@ -49,7 +46,7 @@ impl Source {
         Ok(Self {
             schema,
             dataset: id.unwrap_or_default(),
-            dimensions: dimensions.unwrap_or(1),
+            dimensions: dimensions.unwrap_or(1) as usize,
             seed: seed.unwrap_or_default(),
             split,
         })
@@ -62,6 +59,30 @@ impl Source {
 
     pub fn split(&self) -> Split {
         self.split
+    }
+
+    /// The words of the chat formats under this name; 'default' is there without a row, too.
+    pub fn template(&self, name: &str) -> Result<Template, UserError> {
+        let query = format!(
+            "SELECT t.system_message, t.user_message, t.saved_answer, t.skipped_answer \
+             FROM {}.export_template t WHERE t.name OPERATOR(pg_catalog.=) $1",
+            self.schema
+        );
+        let found: Vec<Template> = self.rows(&query, &[name.into()], |row| {
+            Ok(Template {
+                system: row.get(1)?.unwrap_or_default(),
+                user: row.get(2)?.unwrap_or_default(),
+                saved: row.get(3)?.unwrap_or_default(),
+                skipped: row.get(4)?.unwrap_or_default(),
+            })
+        })?;
+        match found.into_iter().next() {
+            Some(words) => Ok(words),
+            None if name == "default" => Ok(Template::default()),
+            None => Err(UserError::unknown(format!("export template \"{name}\" does not exist"))
+                .detail("Templates stand in export_template; 'default' is always there.")
+                .hint(format!("SELECT set_export_template('{name}', user_message => '...');"))),
+        }
     }
 
     /// The next users who have examples on this side, with their numbers of examples.
@@ -82,8 +103,8 @@ impl Source {
     fn examples_of(&self, users: &[String], vectors: bool) -> Result<VecDeque<(String, Example)>, UserError> {
         let query = format!(
             "SELECT e.user_id, e.id, e.chunk_id, e.chunk_content, e.content_hash, \
-                    CASE WHEN $3 THEN e.embedding::pg_catalog.float4[] END, e.user_action, e.label, e.evidence, e.weight, e.split, \
-                    e.relevance_score, e.surface, e.session_id, e.context, \
+                    CASE WHEN $3 THEN e.embedding END, e.user_action, e.label, e.evidence, e.weight, e.split, \
+                    e.relevance_score, e.surface, e.session_id, e.context, e.reason, \
                     pg_catalog.to_char(pg_catalog.timezone('UTC', e.actioned_at), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
              FROM {}.dataset_example e \
              WHERE e.user_id OPERATOR(pg_catalog.=) ANY ($2) AND e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid \
@@ -94,33 +115,7 @@ impl Source {
         self.rows(&query, &args, |row| Ok((row.get(1)?.unwrap_or_default(), example(row)?)))
     }
 
-    /// Texts to mine: one copy of each, a sample drawn by the seed where there are too many.
-    fn pool(&self, seed: i64) -> Result<Vec<PoolText>, UserError> {
-        let query = format!(
-            "SELECT e.id, e.chunk_content, e.content_hash, e.embedding::pg_catalog.float4[] \
-             FROM (SELECT c.content_hash, pg_catalog.min(c.user_id) AS user_id, \
-                          pg_catalog.sha256(pg_catalog.int8send($3) OPERATOR(pg_catalog.||) c.content_hash) AS draw \
-                   FROM {0}.dataset_example c \
-                   WHERE c.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND c.split OPERATOR(pg_catalog.=) $2 \
-                     AND c.chunk_content OPERATOR(pg_catalog.~) '\\S' \
-                   GROUP BY c.content_hash ORDER BY draw LIMIT $4) t \
-             JOIN {0}.dataset_example e ON e.user_id OPERATOR(pg_catalog.=) t.user_id AND e.content_hash OPERATOR(pg_catalog.=) t.content_hash \
-             WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND e.split OPERATOR(pg_catalog.=) $2 ORDER BY t.draw",
-            self.schema
-        );
-        let limit = POOL_TEXTS.min(POOL_BYTES / (4 * self.dimensions + TYPICAL_TEXT_BYTES));
-        let args = [self.dataset.as_str().into(), self.split.name().into(), seed.into(), limit.into()];
-        self.rows(&query, &args, |row| {
-            Ok(PoolText {
-                id: row.get(1)?.unwrap_or_default(),
-                text: row.get(2)?.unwrap_or_default(),
-                content_hash: row.get(3)?.unwrap_or_default(),
-                vector: unit_vector(row.get(4)?),
-            })
-        })
-    }
-
-    fn rows<Row, Rows: FromIterator<Row>>(
+    pub fn rows<Row, Rows: FromIterator<Row>>(
         &self,
         query: &str,
         args: &[pgrx::datum::DatumWithOid],
@@ -150,12 +145,13 @@ fn example(row: &SpiHeapTupleData) -> Result<Example, pgrx::spi::Error> {
         surface: row.get(13)?,
         session_id: row.get(14)?,
         context: row.get(15)?,
-        actioned_at: row.get(16)?.unwrap_or_default(),
+        reason: row.get(16)?,
+        actioned_at: row.get(17)?.unwrap_or_default(),
     })
 }
 
-fn unit_vector(vector: Option<Vec<f32>>) -> Vec<f32> {
-    let mut vector = vector.unwrap_or_default();
+pub fn unit_vector(vector: Option<Vector>) -> Vec<f32> {
+    let mut vector = vector.map(|v| v.0.to_vec()).unwrap_or_default();
     normalise(&mut vector);
     vector
 }
@@ -176,6 +172,10 @@ impl Users {
 
     pub fn without_vectors(source: Source) -> Self {
         Self { vectors: false, ..Self::with_vectors(source) }
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     pub fn advance(&mut self) -> Result<Option<(String, Vec<Example>)>, UserError> {
@@ -210,102 +210,10 @@ impl Users {
     }
 }
 
-/// The triplets of one side, one positive at a time.
-pub struct Groups {
-    users: Users,
-    options: Options,
-    pool: Option<Vec<PoolText>>,
-    current: User,
-    next: usize,
-}
-
-impl Groups {
-    pub fn new(source: Source, options: Options) -> Self {
-        let nobody = User::new(String::new(), Vec::new(), source.split, &mut || {});
-        Self { users: Users::with_vectors(source), options, pool: None, current: nobody, next: 0 }
-    }
-
-    /// The user of the group returned last.
-    pub fn user(&self) -> &User {
-        &self.current
-    }
-
-    pub fn pool(&self) -> &[PoolText] {
-        self.pool.as_deref().unwrap_or_default()
-    }
-
-    pub fn advance(&mut self) -> Result<Option<Group>, UserError> {
-        while self.next >= self.current.positives().len() {
-            let Some((user, examples)) = self.users.advance()? else { return Ok(None) };
-            self.current = User::new(user, examples, self.users.source.split, &mut || {
-                check_for_interrupts!();
-            });
-            self.next = 0;
-            // read when the first user runs out of skips: most datasets never need it
-            if self.pool.is_none() && self.current.wants_pool(&self.options) {
-                self.pool = Some(self.users.source.pool(self.options.seed)?);
-            }
-        }
-        let positive = self.current.positives()[self.next];
-        self.next += 1;
-        Ok(Some(self.current.group(positive, self.pool(), &self.options)))
-    }
-}
-
-/// Negatives per positive in the lines of formats made of triplets.
-const EXPORT_PER_POSITIVE: i32 = 4;
-
-/// Lines of an export, in batches of which each may be read in a transaction of its own.
-pub struct Lines {
-    format: Format,
-    from: From,
-}
-
-enum From {
-    Groups(Box<Groups>),
-    Users { users: Users, split: Split, current: Option<(Listener, usize)> },
-}
-
-impl Lines {
-    pub fn open(dataset: &str, format: Format, split: Split) -> Result<Self, UserError> {
-        let source = Source::open(dataset, split)?;
-        let from = if format.of_triplets() {
-            let options = Options::new(EXPORT_PER_POSITIVE, Mining::Hard, source.seed()).map_err(user_error)?;
-            From::Groups(Box::new(Groups::new(source, options)))
-        } else {
-            From::Users { split: source.split(), users: Users::without_vectors(source), current: None }
-        };
-        Ok(Self { format, from })
-    }
-
-    /// Some lines, or none yet; None at the end.
-    pub fn batch(&mut self) -> Result<Option<Vec<String>>, UserError> {
-        match &mut self.from {
-            From::Groups(groups) => {
-                let Some(group) = groups.advance()? else { return Ok(None) };
-                let lines = group_lines(self.format, groups.user(), groups.pool(), &group);
-                lines.map(Some).map_err(user_error)
-            }
-            From::Users { users, split, current } => {
-                if current.as_ref().is_none_or(|(listener, next)| *next == listener.lines()) {
-                    let Some((user_id, examples)) = users.advance()? else { return Ok(None) };
-                    *current = Some((Listener::new(user_id, examples, *split), 0));
-                }
-                let Some((listener, next)) = current.as_mut().filter(|(listener, next)| *next < listener.lines())
-                else {
-                    return Ok(Some(Vec::new()));
-                };
-                *next += 1;
-                Ok(Some(vec![listener.line(self.format, *next - 1).map_err(user_error)?]))
-            }
-        }
-    }
-}
-
 pub fn user_error(error: DatasetError) -> UserError {
     let code = match error {
-        DatasetError::Unknown { .. } | DatasetError::PerPositive(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         DatasetError::EmptyText { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+        _ => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
     };
     UserError::new(code, error.to_string()).detail(error.detail()).hint(error.hint())
 }

@@ -3,7 +3,11 @@
 pub mod adapters;
 pub mod aggregate;
 pub mod catalog;
+pub mod cursor;
+pub mod dataset_lines;
 pub mod dataset_rows;
+pub mod dataset_search;
+pub mod dataset_triplets;
 pub mod errors;
 pub mod foreign;
 pub mod memory;

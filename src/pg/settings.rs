@@ -1,6 +1,6 @@
 //! Settings `pg_finetune.*`: name, default, who may change it and why that default.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -112,4 +112,29 @@ pub fn define() {
     );
     // SAFETY: a plain call with a static string, in _PG_init on the main thread.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_finetune".as_ptr()) };
+}
+
+/// Runs `body` with other values of settings, which end with it (or with the transaction that an error aborts). Settings
+/// that nobody defined yet are taken as placeholders.
+pub fn with_local<T>(settings: &[(&CStr, &CStr)], body: impl FnOnce() -> T) -> T {
+    // SAFETY: plain calls with C strings on the main thread; the nest level is closed again right after `body`, and by
+    // the end of the transaction if `body` raises.
+    unsafe {
+        let level = pgrx::pg_sys::NewGUCNestLevel();
+        for (name, value) in settings {
+            pgrx::pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pgrx::pg_sys::GucContext::PGC_USERSET,
+                pgrx::pg_sys::GucSource::PGC_S_SESSION,
+                pgrx::pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        let result = body();
+        pgrx::pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
 }

@@ -85,6 +85,19 @@ impl<T: Send + 'static> Pool<T> {
     }
 }
 
+/// Does `work` on every item at the same time, the first one here and each of the others on a thread that never
+/// receives a signal. `work` must not call Postgres. False if a thread panicked.
+pub fn each_beside<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) -> bool {
+    let Some((first, others)) = items.split_first_mut() else { return true };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> =
+            with_signals_blocked(|| others.iter_mut().map(|item| scope.spawn(move || work(item))).collect());
+        work(first);
+        threads.into_iter().all(|thread| thread.join().is_ok())
+    })
+}
+
 /// Threads inherit the signal mask of their creator: with all blocked, handlers of Postgres only run on the main thread.
 fn with_signals_blocked<T>(create: impl FnOnce() -> T) -> T {
     // SAFETY: the mask is the calling thread's own and is put back before returning; nothing in between can raise.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::dataset::export::Format;
 use crate::core::dataset::Split;
-use crate::pg::dataset_rows::Lines;
+use crate::pg::dataset_lines::Lines;
 use crate::pg::session::{Failure, Session};
 use crate::providers::fault::{Fault, Refusal};
 use crate::providers::protocol::{Caps, FileView};
@@ -54,7 +54,7 @@ impl Writing {
     pub fn begin(session: &Session, dataset: &str, format: &str, caps: Caps) -> Result<Self, Trouble> {
         let format: Format = format.parse().map_err(|_| unknown_format(format))?;
         let lines = session
-            .transaction(AssertUnwindSafe(|| Lines::open(dataset, format, Split::Train)))?
+            .transaction(AssertUnwindSafe(|| Lines::open(dataset, format, Split::Train, "default")))?
             .map_err(|error| Trouble::Failed(error.failure()))?;
         let out = BufWriter::with_capacity(1 << 16, nameless().map_err(|e| disk(&e))?);
         Ok(Self { lines, out, written: FileView::default(), caps })

@@ -7,14 +7,12 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::triplets::{Group, Negative, PoolText, User};
+use super::template::{fill, Template};
+use super::triplets::{Group, MinedText, User};
 use super::{DatasetError, Example, Split};
 
 /// How many earlier saves describe the listener in a question.
 const PROFILE: usize = 5;
-
-const SYSTEM: &str =
-    "You judge whether a listener would save a passage, from what the same listener saved before. Answer yes or no.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -62,16 +60,19 @@ impl FromStr for Format {
 }
 
 /// The lines of one positive with its negatives.
-pub fn group_lines(format: Format, user: &User, pool: &[PoolText], group: &Group) -> Result<Vec<String>, DatasetError> {
+pub fn group_lines(
+    format: Format,
+    user: &User,
+    mined: &[&MinedText],
+    group: &Group,
+) -> Result<Vec<String>, DatasetError> {
     let text = |i: usize| text_of(format, user.user_id(), &user.examples()[i]);
     let (anchor, positive) = (text(group.anchor)?, text(group.positive)?);
-    let mut negatives = Vec::with_capacity(group.negatives.len());
-    for negative in &group.negatives {
-        negatives.push(match *negative {
-            Negative::Own(i) => text(i)?,
-            Negative::Mined(i) => pool[i].text.as_str(),
-        });
+    let mut negatives = Vec::with_capacity(group.own.len() + mined.len());
+    for &i in &group.own {
+        negatives.push(text(i)?);
     }
+    negatives.extend(mined.iter().map(|m| m.text.as_str()));
     Ok(match format {
         Format::Triplet => negatives.iter().map(|negative| line(&TripletLine { anchor, positive, negative })).collect(),
         Format::Pair => vec![line(&PairLine { anchor, positive })],
@@ -113,50 +114,66 @@ impl Listener {
     }
 
     /// The `number`-th line.
-    pub fn line(&self, format: Format, number: usize) -> Result<String, DatasetError> {
+    pub fn line(&self, format: Format, number: usize, words: &Template) -> Result<String, DatasetError> {
         let index = self.lines[number];
         let example = &self.examples[index];
         if format == Format::Raw {
             return Ok(line(&RawLine::new(&self.user_id, example)));
         }
-        let question = self.question(format, index)?;
-        let (answer, opposite) = if example.label { ("yes", "no") } else { ("no", "yes") };
+        let question = self.question(format, index, words)?;
+        let (answer, opposite) = (answer(words, example, example.label), answer(words, example, !example.label));
         let (system, user, assistant) =
-            (message("system", SYSTEM), message("user", &question), message("assistant", answer));
+            (message("system", &words.system), message("user", &question), message("assistant", &answer));
         Ok(match format {
             Format::OpenaiDpo => line(&PreferenceLine {
                 input: PreferenceInput { messages: [system, user] },
                 preferred_output: [assistant],
-                non_preferred_output: [message("assistant", opposite)],
+                non_preferred_output: [message("assistant", &opposite)],
             }),
             Format::BedrockConverse => line(&ConverseLine {
                 schema_version: "bedrock-conversation-2024",
-                system: [Block { text: SYSTEM }],
+                system: [Block { text: &words.system }],
                 messages: [user, assistant].map(|m| Blocks { role: m.role, content: [Block { text: m.content }] }),
             }),
-            Format::Anthropic => line(&SystemChatLine { system: SYSTEM, messages: [user, assistant] }),
+            Format::Anthropic => line(&SystemChatLine { system: &words.system, messages: [user, assistant] }),
             _ => line(&ChatLine { messages: [system, user, assistant] }),
         })
     }
 
     /// What the judge is asked: the listener's newest other saves, then the passage.
-    fn question(&self, format: Format, index: usize) -> Result<String, DatasetError> {
+    fn question(&self, format: Format, index: usize, words: &Template) -> Result<String, DatasetError> {
         let example = &self.examples[index];
-        let mut question = String::from("This listener saved:\n");
-        let mut saves = self.newest_saves.iter().filter(|&&i| i != index).take(PROFILE).peekable();
-        if saves.peek().is_none() {
-            question.push_str("(nothing else yet)\n");
-        }
-        for &save in saves {
-            question.push_str(&format!("- {}\n", self.examples[save].text.trim()));
-        }
-        question.push_str("\nWould this listener save the following passage?\n");
-        if let Some(context) = &example.context {
-            question.push_str(&format!("[{context}]\n"));
-        }
-        question.push_str(text_of(format, &self.user_id, example)?);
-        Ok(question)
+        let saves: Vec<String> = (self.newest_saves.iter().filter(|&&i| i != index).take(PROFILE))
+            .map(|&save| format!("- {}", self.examples[save].text.trim()))
+            .collect();
+        let saves = if saves.is_empty() { "(nothing else yet)".to_owned() } else { saves.join("\n") };
+        let context = example.context.as_ref().map_or(String::new(), |context| format!("[{context}]\n"));
+        let text = text_of(format, &self.user_id, example)?;
+        Ok(fill(&words.user, |name| match name {
+            "saves" => Some(&saves),
+            "context" => Some(&context),
+            "text" => Some(text),
+            _ => None,
+        }))
     }
+}
+
+/// What the judge should say. The reason that the application recorded belongs to what the user did, not to its opposite.
+fn answer(words: &Template, example: &Example, label: bool) -> String {
+    let reason = match &example.reason {
+        Some(reason) if label == example.label && !reason.trim().is_empty() => format!(": {}", reason.trim()),
+        _ => String::new(),
+    };
+    let action = match (label == example.label, label) {
+        (true, _) => example.action.as_str(),
+        (false, true) => "saved",
+        (false, false) => "skipped",
+    };
+    fill(if label { &words.saved } else { &words.skipped }, |name| match name {
+        "action" => Some(action),
+        "reason" => Some(&reason),
+        _ => None,
+    })
 }
 
 fn text_of<'a>(format: Format, user_id: &str, example: &'a Example) -> Result<&'a str, DatasetError> {
@@ -212,7 +229,7 @@ struct ChatLine<'a> {
 
 #[derive(Serialize)]
 struct SystemChatLine<'a> {
-    system: &'static str,
+    system: &'a str,
     messages: [Message<'a>; 2],
 }
 
@@ -232,7 +249,7 @@ struct PreferenceInput<'a> {
 struct ConverseLine<'a> {
     #[serde(rename = "schemaVersion")]
     schema_version: &'static str,
-    system: [Block<'static>; 1],
+    system: [Block<'a>; 1],
     messages: [Blocks<'a>; 2],
 }
 
@@ -256,6 +273,7 @@ struct RawLine<'a> {
     context: Option<&'a str>,
     action: &'a str,
     label: bool,
+    reason: Option<&'a str>,
     evidence: &'a str,
     weight: f64,
     split: &'a str,
@@ -275,6 +293,7 @@ impl<'a> RawLine<'a> {
             context: e.context.as_deref(),
             action: &e.action,
             label: e.label,
+            reason: e.reason.as_deref(),
             evidence: &e.evidence,
             weight: e.weight,
             split: &e.split,

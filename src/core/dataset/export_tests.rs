@@ -35,8 +35,12 @@ fn listener(examples: Vec<Example>) -> Listener {
     Listener::new("u".to_owned(), examples, Split::Train)
 }
 
-fn group(negatives: Vec<Negative>) -> Group {
-    Group { anchor: 0, positive: 1, negatives }
+fn group(own: Vec<usize>) -> Group {
+    Group { anchor: 0, positive: 1, own, missing: 0 }
+}
+
+fn words() -> Template {
+    Template::default()
 }
 
 fn parsed(line: &str) -> Value {
@@ -60,9 +64,9 @@ fn awkward_text_comes_back_unchanged_from_every_format() {
     for name in Format::NAMES {
         let format: Format = name.parse().unwrap();
         let lines = if format.of_triplets() {
-            group_lines(format, &user(), &[], &group(vec![Negative::Own(2)])).unwrap()
+            group_lines(format, &user(), &[], &group(vec![2])).unwrap()
         } else {
-            vec![listener(examples.clone()).line(format, 1).unwrap()]
+            vec![listener(examples.clone()).line(format, 1, &words()).unwrap()]
         };
         let value = parsed(&lines[0]);
         let mut strings = Vec::new();
@@ -82,9 +86,8 @@ fn collect(value: &Value, into: &mut Vec<String>) {
 
 #[test]
 fn triplet_lines_keep_the_order_of_their_columns() {
-    let pool = [PoolText { id: "x".into(), text: "elsewhere".into(), content_hash: vec![1], vector: vec![] }];
-    let lines =
-        group_lines(Format::Triplet, &user(), &pool, &group(vec![Negative::Own(2), Negative::Mined(0)])).unwrap();
+    let mined = MinedText { id: "x".into(), text: "elsewhere".into(), vector: vec![] };
+    let lines = group_lines(Format::Triplet, &user(), &[&mined], &group(vec![2])).unwrap();
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with(r#"{"anchor":"older save","positive":"line one\nline"#), "{}", lines[0]);
     assert!(lines[1].ends_with(r#","negative":"elsewhere"}"#), "{}", lines[1]);
@@ -92,7 +95,7 @@ fn triplet_lines_keep_the_order_of_their_columns() {
 
 #[test]
 fn a_rerank_line_holds_all_negatives() {
-    let lines = group_lines(Format::CohereRerank, &user(), &[], &group(vec![Negative::Own(2)])).unwrap();
+    let lines = group_lines(Format::CohereRerank, &user(), &[], &group(vec![2])).unwrap();
     let value = parsed(&lines[0]);
     assert_eq!(value["query"], "older save");
     assert_eq!(value["relevant_passages"], json!([AWKWARD]));
@@ -101,7 +104,7 @@ fn a_rerank_line_holds_all_negatives() {
 
 #[test]
 fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
-    let value = parsed(&listener(examples()).line(Format::OpenaiChat, 1).unwrap());
+    let value = parsed(&listener(examples()).line(Format::OpenaiChat, 1, &words()).unwrap());
     let messages = value["messages"].as_array().unwrap();
     let roles: Vec<_> = messages.iter().map(|m| m["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["system", "user", "assistant"]);
@@ -118,20 +121,20 @@ fn a_profile_holds_the_newest_saves_of_the_train_side() {
         .collect();
     all[6].split = "test".to_owned();
     all.push(example("n", false, "the passage", "2026-01-08T00:00:00Z"));
-    let line = listener(all.clone()).line(Format::OpenaiChat, 6).unwrap();
+    let line = listener(all.clone()).line(Format::OpenaiChat, 6, &words()).unwrap();
     assert!(line.contains(r"- save 6\n- save 5\n- save 4\n- save 3\n- save 2\n\n"), "{line}");
     assert!(!line.contains("save 7") && !line.contains("save 1"));
     assert!(line.contains(r#""content":"no""#));
 
     let test = Listener::new("u".to_owned(), all, Split::Test);
     assert_eq!(test.lines(), 1);
-    let line = test.line(Format::OpenaiChat, 0).unwrap();
+    let line = test.line(Format::OpenaiChat, 0, &words()).unwrap();
     assert!(line.contains(r"- save 2\n\n") && line.contains(r"passage?\nsave 7"), "{line}");
 }
 
 #[test]
 fn preference_lines_have_one_assistant_message_a_side() {
-    let value = parsed(&listener(examples()).line(Format::OpenaiDpo, 2).unwrap());
+    let value = parsed(&listener(examples()).line(Format::OpenaiDpo, 2, &words()).unwrap());
     assert_eq!(value["preferred_output"], json!([{"role": "assistant", "content": "no"}]));
     assert_eq!(value["non_preferred_output"], json!([{"role": "assistant", "content": "yes"}]));
     assert_eq!(value["input"]["messages"].as_array().unwrap().len(), 2);
@@ -140,28 +143,73 @@ fn preference_lines_have_one_assistant_message_a_side() {
 
 #[test]
 fn bedrock_and_anthropic_lines_alternate_user_and_assistant() {
-    let bedrock = parsed(&listener(examples()).line(Format::BedrockConverse, 2).unwrap());
+    let bedrock = parsed(&listener(examples()).line(Format::BedrockConverse, 2, &words()).unwrap());
     assert_eq!(bedrock["schemaVersion"], "bedrock-conversation-2024");
     assert_eq!(bedrock["messages"][1]["content"][0]["text"], "no");
-    let anthropic = parsed(&listener(examples()).line(Format::Anthropic, 2).unwrap());
+    let anthropic = parsed(&listener(examples()).line(Format::Anthropic, 2, &words()).unwrap());
     assert_eq!(anthropic["messages"][0]["role"], "user");
-    assert_eq!(anthropic["system"], SYSTEM);
+    assert_eq!(anthropic["system"], words().system);
 }
 
 #[test]
 fn a_text_that_cannot_be_held_is_named() {
     let examples = examples();
     let expected = DatasetError::EmptyText { user_id: "u".into(), id: "d".into(), format: "openai_chat" };
-    assert_eq!(listener(examples.clone()).line(Format::OpenaiChat, 3), Err(expected));
-    let error = group_lines(Format::Triplet, &user(), &[], &group(vec![Negative::Own(3)])).unwrap_err();
+    assert_eq!(listener(examples.clone()).line(Format::OpenaiChat, 3, &words()), Err(expected));
+    let error = group_lines(Format::Triplet, &user(), &[], &group(vec![3])).unwrap_err();
     assert_eq!(error.to_string(), "example \"d\" has no text, which format \"triplet\" needs");
-    assert!(listener(examples.clone()).line(Format::Raw, 3).is_ok());
+    assert!(listener(examples.clone()).line(Format::Raw, 3, &words()).is_ok());
 }
 
 #[test]
 fn the_context_stands_before_the_passage() {
     let mut examples = examples();
     examples[2].context = Some("Show · Episode · Speaker".to_owned());
-    let value = parsed(&listener(examples.clone()).line(Format::OpenaiChat, 2).unwrap());
+    let value = parsed(&listener(examples.clone()).line(Format::OpenaiChat, 2, &words()).unwrap());
     assert!(value["messages"][1]["content"].as_str().unwrap().ends_with("[Show · Episode · Speaker]\na skip"));
+}
+
+#[test]
+fn the_words_are_the_templates() {
+    let words = Template {
+        system: "Judge.".into(),
+        user: "{text} | {context}| {saves}".into(),
+        saved: "{\"save\": true, \"how\": \"{action}\"}".into(),
+        skipped: "pass{reason}".into(),
+    };
+    let mut examples = examples();
+    examples[2].text = "a {saves} in braces".into();
+    examples[2].reason = Some(" too long ".into());
+    examples[1].action = "snipped".into();
+    let value = parsed(&listener(examples.clone()).line(Format::OpenaiChat, 2, &words).unwrap());
+    assert_eq!(value["messages"][0]["content"], "Judge.");
+    let question = value["messages"][1]["content"].as_str().unwrap();
+    assert!(question.starts_with("a {saves} in braces | | - line one"), "{question}");
+    assert_eq!(value["messages"][2]["content"], "pass: too long");
+    let value = parsed(&listener(examples).line(Format::OpenaiDpo, 1, &words).unwrap());
+    assert_eq!(value["preferred_output"][0]["content"], r#"{"save": true, "how": "snipped"}"#);
+    assert_eq!(value["non_preferred_output"][0]["content"], "pass", "the reason belongs to what was done");
+}
+
+#[test]
+fn every_character_of_unicode_survives_every_format() {
+    let all: Vec<char> = (1..=0x10_FFFF).filter_map(char::from_u32).collect();
+    for some in all.chunks(20_000) {
+        let text: String = std::iter::once('x').chain(some.iter().copied()).chain(['y']).collect();
+        let mut one = examples();
+        one[1].text = text.clone();
+        let user = User::new("u".to_owned(), one.clone(), Split::Train, &mut || {});
+        for name in Format::NAMES {
+            let format: Format = name.parse().unwrap();
+            let lines = if format.of_triplets() {
+                group_lines(format, &user, &[], &group(vec![2])).unwrap()
+            } else {
+                vec![listener(one.clone()).line(format, 1, &words()).unwrap()]
+            };
+            assert!(lines[0].chars().all(|c| c >= ' '), "{name}: a control character outside an escape");
+            let mut strings = Vec::new();
+            collect(&parsed(&lines[0]), &mut strings);
+            assert!(strings.iter().any(|s| s.ends_with(&text)), "{name}");
+        }
+    }
 }

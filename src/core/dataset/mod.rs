@@ -1,7 +1,11 @@
 //! What happens to a frozen dataset outside the database: triplets for contrastive training, lines for providers.
 
 pub mod export;
+pub mod hash;
+pub mod search;
+pub mod template;
 pub mod triplets;
+pub mod twins;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +28,8 @@ pub struct Example {
     pub surface: Option<String>,
     pub session_id: Option<String>,
     pub context: Option<String>,
+    /// what was said about the action
+    pub reason: Option<String>,
     /// ISO 8601, UTC
     pub actioned_at: String,
 }
@@ -57,8 +63,11 @@ impl FromStr for Split {
 #[derive(Debug, Clone, PartialEq)]
 pub enum DatasetError {
     Unknown { what: &'static str, name: String, valid: Vec<&'static str> },
-    PerPositive(i32),
+    Parameter { name: &'static str, value: String, valid: &'static str, example: &'static str },
+    Window { negatives: usize, range_min: usize, range_max: usize },
     EmptyText { user_id: String, id: String, format: &'static str },
+    Placeholder { field: String, found: String, valid: &'static str },
+    Template { field: String, missing: &'static str },
 }
 
 impl DatasetError {
@@ -70,7 +79,13 @@ impl DatasetError {
     pub fn detail(&self) -> String {
         match self {
             Self::Unknown { what, valid, .. } => format!("Valid for {what}: {}.", valid.join(", ")),
-            Self::PerPositive(_) => "Between 1 and 16 negatives per positive are useful.".to_owned(),
+            Self::Parameter { valid, .. } => format!("{valid}."),
+            Self::Window { negatives, range_min, range_max } => format!(
+                "{negatives} negatives are wanted from the ranks {range_min} to {range_max}, which hold {}.",
+                range_max.saturating_sub(*range_min)
+            ),
+            Self::Placeholder { valid, .. } => format!("It may hold {valid}."),
+            Self::Template { missing, .. } => format!("It must hold {missing}."),
             Self::EmptyText { user_id, id, .. } => {
                 format!("Example \"{id}\" of user \"{user_id}\" has a chunk_content without a visible character.")
             }
@@ -81,7 +96,13 @@ impl DatasetError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { what, valid, .. } => format!("Call it with {what} => '{}', for example.", valid[0]),
-            Self::PerPositive(_) => "Call it with per_positive => 4, the default.".to_owned(),
+            Self::Parameter { name, example, .. } => format!("Call it with {name} => {example}, for example."),
+            Self::Window { negatives, range_min, .. } => {
+                format!("Call it with range_max => {} or a smaller range_min.", range_min + 10 * negatives)
+            }
+            Self::Placeholder { field, .. } | Self::Template { field, .. } => {
+                format!("SELECT set_export_template({field} => '...'); the words of before stay until then.")
+            }
             Self::EmptyText { .. } => {
                 "Fill or delete that row of training_data_point and create the dataset again, or export format => 'raw'.".to_owned()
             }
@@ -93,7 +114,10 @@ impl fmt::Display for DatasetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { what, name, .. } => write!(f, "{what} \"{name}\" is unknown"),
-            Self::PerPositive(n) => write!(f, "per_positive is {n}"),
+            Self::Parameter { name, value, .. } => write!(f, "{name} is {value}"),
+            Self::Window { .. } => write!(f, "the window of ranks is too small"),
+            Self::Placeholder { field, found, .. } => write!(f, "{field} has an unknown placeholder \"{found}\""),
+            Self::Template { field, missing } => write!(f, "{field} lacks {missing}"),
             Self::EmptyText { id, format, .. } => {
                 write!(f, "example \"{id}\" has no text, which format \"{format}\" needs")
             }

@@ -11,16 +11,12 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::SplitMix64;
 use sha2::{Digest, Sha256};
 
+use super::hash::Hash;
+use super::search::Candidate;
 use super::{DatasetError, Example, Split};
 
 /// A text this close to a save is the same text in other words: no negative.
 const NEAR_DUPLICATE: f32 = 0.97;
-/// Mined texts above this similarity to the anchor are likely positives.
-const MAX_SCORE: f32 = 0.95;
-/// Mined texts stay below the positive's similarity by this share of it.
-const RELATIVE_MARGIN: f32 = 0.05;
-/// The nearest texts are the likeliest false negatives: mining skips ten and draws from the forty after them.
-const MINED_RANKS: std::ops::Range<usize> = 10..50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mining {
@@ -49,45 +45,148 @@ impl FromStr for Mining {
     }
 }
 
+/// Which of the ranks that remain are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    Top,
+    Random,
+}
+
+impl Sampling {
+    pub const NAMES: [&'static str; 2] = ["top", "random"];
+}
+
+impl FromStr for Sampling {
+    type Err = DatasetError;
+
+    fn from_str(name: &str) -> Result<Self, DatasetError> {
+        match name {
+            "top" => Ok(Self::Top),
+            "random" => Ok(Self::Random),
+            _ => Err(DatasetError::unknown("sampling", name, &Self::NAMES)),
+        }
+    }
+}
+
+/// The words mean what they mean in `mine_hard_negatives` of sentence-transformers.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub per_positive: usize,
     pub mining: Mining,
     pub seed: i64,
+    pub range_min: usize,
+    pub range_max: usize,
+    pub relative_margin: Option<f32>,
+    pub absolute_margin: Option<f32>,
+    pub max_score: Option<f32>,
+    pub min_score: Option<f32>,
+    pub sampling: Sampling,
+    pub max_per_user: Option<usize>,
+    pub own_skips: bool,
 }
 
 impl Options {
+    /// The defaults, which hold back the ten nearest texts as likely positives.
     pub fn new(per_positive: i32, mining: Mining, seed: i64) -> Result<Self, DatasetError> {
-        match usize::try_from(per_positive) {
-            Ok(n @ 1..=16) => Ok(Self { per_positive: n, mining, seed }),
-            _ => Err(DatasetError::PerPositive(per_positive)),
+        let Ok(per_positive @ 1..=16) = usize::try_from(per_positive) else {
+            return Err(DatasetError::Parameter {
+                name: "per_positive",
+                value: per_positive.to_string(),
+                valid: "Between 1 and 16 negatives per positive are useful",
+                example: "4",
+            });
+        };
+        Ok(Self {
+            per_positive,
+            mining,
+            seed,
+            range_min: 10,
+            range_max: 50,
+            relative_margin: Some(0.05),
+            absolute_margin: None,
+            max_score: Some(0.95),
+            min_score: None,
+            sampling: Sampling::Top,
+            max_per_user: None,
+            own_skips: true,
+        })
+    }
+
+    pub fn with_window(self, range_min: i32, range_max: i32) -> Result<Self, DatasetError> {
+        let (Ok(range_min), Ok(range_max @ 1..=2_000)) = (usize::try_from(range_min), usize::try_from(range_max))
+        else {
+            return Err(DatasetError::Parameter {
+                name: "range_max",
+                value: format!("{range_max}, range_min {range_min}"),
+                valid: "Ranks count from 0, and at most 2000 texts are looked at",
+                example: "50",
+            });
+        };
+        if range_max < range_min + self.per_positive {
+            return Err(DatasetError::Window { negatives: self.per_positive, range_min, range_max });
         }
+        Ok(Self { range_min, range_max, ..self })
+    }
+
+    pub fn with_cap(self, max_per_user: Option<i32>) -> Result<Self, DatasetError> {
+        let cap = max_per_user.map(|n| usize::try_from(n).unwrap_or_default());
+        match cap {
+            Some(0) => Err(DatasetError::Parameter {
+                name: "max_per_user",
+                value: max_per_user.unwrap_or_default().to_string(),
+                valid: "At least one positive per user is needed",
+                example: "12",
+            }),
+            max_per_user => Ok(Self { max_per_user, ..self }),
+        }
+    }
+
+    /// Which of the candidates, nearest first, become negatives of an anchor whose farthest positive is at `worst`:
+    /// margins first, then the window of ranks among what is left, as the library does. The whole window comes back
+    /// in the order of preference, so that one that turns out to be a save in other words can be replaced.
+    pub fn choose(&self, candidates: Vec<Candidate>, worst: f32, random: &mut SplitMix64) -> Vec<Candidate> {
+        let mut left: Vec<Candidate> = candidates.into_iter().filter(|c| self.admits(c.score, worst)).collect();
+        let mut window = left.split_off(self.range_min.min(left.len()));
+        if self.sampling == Sampling::Random {
+            window.shuffle(random);
+        }
+        window
+    }
+
+    fn admits(&self, score: f32, worst: f32) -> bool {
+        // `worst * (1 - margin)` would let harder texts through where the similarity is negative
+        self.relative_margin.is_none_or(|margin| score <= worst - worst.abs() * margin)
+            && self.absolute_margin.is_none_or(|margin| score + margin <= worst)
+            && self.max_score.is_none_or(|bound| score <= bound)
+            && self.min_score.is_none_or(|bound| score >= bound)
+            && (self.mining != Mining::SemiHard || score < worst)
     }
 }
 
-/// A text of somebody else's that may be mined.
+/// A text of somebody else's that was mined.
 #[derive(Debug, Clone)]
-pub struct PoolText {
+pub struct MinedText {
     pub id: String,
     pub text: String,
-    pub content_hash: Vec<u8>,
     pub vector: Vec<f32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Negative {
-    /// index into the user's examples
-    Own(usize),
-    /// index into the pool
-    Mined(usize),
-}
-
-/// One positive with its anchor and negatives, as indices into the user's examples.
+/// One positive with its anchor and the user's own negatives, as indices into the user's examples.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub anchor: usize,
     pub positive: usize,
-    pub negatives: Vec<Negative>,
+    pub own: Vec<usize>,
+    /// how many negatives are still to be mined
+    pub missing: usize,
+}
+
+/// An anchor that needs mined negatives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub anchor: usize,
+    /// similarity of the farthest of its positives
+    pub worst: f32,
 }
 
 /// What of one user's examples may stand in a triplet.
@@ -124,35 +223,63 @@ impl User {
         &self.examples
     }
 
-    /// Positives that can have an anchor: none for users with a single save.
-    pub fn positives(&self) -> &[usize] {
-        if self.saves.len() > 1 {
-            &self.saves
-        } else {
-            &[]
-        }
+    /// Texts that are no candidates for this user.
+    pub fn met(&self) -> HashSet<Hash> {
+        self.examples.iter().filter_map(|e| e.content_hash.as_slice().try_into().ok()).collect()
     }
 
-    /// Whether some positive may have too few skips of its own, so that `group` needs a pool.
-    pub fn wants_pool(&self, options: &Options) -> bool {
-        match options.mining {
-            Mining::Random => false,
-            Mining::SemiHard => !self.positives().is_empty(),
-            Mining::Hard => self.positives().iter().any(|&p| self.skips_beside(p).count() < options.per_positive),
+    /// Positives that can have an anchor, none for users with a single save; up to the cap, drawn by the seed.
+    pub fn positives(&self, options: &Options) -> Vec<usize> {
+        if self.saves.len() < 2 {
+            return Vec::new();
         }
+        let mut positives = self.saves.clone();
+        if let Some(cap) = options.max_per_user.filter(|&cap| cap < positives.len()) {
+            // each by a draw of its own: one more save changes little for the others
+            positives.sort_by_cached_key(|&i| digest(options.seed, &["cap", &self.user_id, &self.examples[i].id]));
+            positives.truncate(cap);
+            positives.sort_unstable();
+        }
+        positives
     }
 
-    /// The triplets of one positive; the same whatever else was asked before.
-    pub fn group(&self, positive: usize, pool: &[PoolText], options: &Options) -> Group {
-        let mut random = stream(options.seed, &["triplet", &self.user_id, &self.examples[positive].id]);
+    /// The triplets of one positive with the user's own skips; the same whatever else was asked before.
+    pub fn group(&self, positive: usize, options: &Options) -> Group {
+        let mut random = self.stream(options.seed, positive);
         let others: Vec<usize> = self.saves.iter().copied().filter(|&s| s != positive).collect();
         let anchor = others[random.random_range(0..others.len())];
-        let mut negatives = self.own_negatives(anchor, positive, options, &mut random);
-        if options.mining != Mining::Random && negatives.len() < options.per_positive {
-            let missing = options.per_positive - negatives.len();
-            negatives.extend(self.mined_negatives(anchor, positive, pool, missing, &mut random));
+        let own = self.own_negatives(anchor, positive, options, &mut random);
+        let missing = if options.mining == Mining::Random { 0 } else { options.per_positive - own.len() };
+        Group { anchor, positive, own, missing }
+    }
+
+    /// The anchors for which something has to be mined. Several positives may share one; the farthest sets the margin.
+    pub fn wanted(&self, groups: &[Group]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for group in groups.iter().filter(|g| g.missing > 0) {
+            if !wanted.iter().any(|w| w.anchor == group.anchor) {
+                let paired = groups.iter().filter(|g| g.anchor == group.anchor);
+                let worst = paired.map(|g| self.similarity(g.anchor, g.positive)).fold(f32::INFINITY, f32::min);
+                wanted.push(Wanted { anchor: group.anchor, worst });
+            }
         }
-        Group { anchor, positive, negatives }
+        wanted
+    }
+
+    /// A random stream of an example's own.
+    pub fn stream(&self, seed: i64, example: usize) -> SplitMix64 {
+        let digest = digest(seed, &["triplet", &self.user_id, &self.examples[example].id]);
+        SplitMix64::from_seed(digest[..8].try_into().expect("a digest has 32 bytes"))
+    }
+
+    /// False for a save in other words, on either side.
+    pub fn may_be_negative(&self, vector: &[f32]) -> bool {
+        self.examples.iter().filter(|e| e.label).all(|save| similarity(&save.vector, vector) <= NEAR_DUPLICATE)
+    }
+
+    /// Frees what only the choice of own negatives needed.
+    pub fn keep_only_saved_vectors(&mut self) {
+        self.examples.iter_mut().filter(|e| !e.label).for_each(|e| e.vector = Vec::new());
     }
 
     /// Skips on the screen where the positive was saved: others would teach the screen.
@@ -161,55 +288,23 @@ impl User {
         self.skips.iter().copied().filter(move |&s| self.examples[s].surface == *surface)
     }
 
-    fn own_negatives(
-        &self,
-        anchor: usize,
-        positive: usize,
-        options: &Options,
-        random: &mut SplitMix64,
-    ) -> Vec<Negative> {
+    fn own_negatives(&self, anchor: usize, positive: usize, options: &Options, random: &mut SplitMix64) -> Vec<usize> {
+        if !options.own_skips {
+            return Vec::new();
+        }
+        if options.mining == Mining::Random {
+            let mut skips: Vec<usize> = self.skips_beside(positive).collect();
+            let (drawn, _) = skips.partial_shuffle(random, options.per_positive);
+            return drawn.to_vec();
+        }
         let mut skips: Vec<(f32, usize)> =
             self.skips_beside(positive).map(|s| (self.similarity(anchor, s), s)).collect();
-        let bound = self.similarity(anchor, positive);
-        match options.mining {
-            Mining::Random => skips.shuffle(random),
-            Mining::SemiHard => skips.retain(|&(score, _)| score < bound),
-            Mining::Hard => {}
+        if options.mining == Mining::SemiHard {
+            let bound = self.similarity(anchor, positive);
+            skips.retain(|&(score, _)| score < bound);
         }
-        if options.mining != Mining::Random {
-            skips.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: equal ones stay in the order of their ids
-        }
-        skips.into_iter().take(options.per_positive).map(|(_, s)| Negative::Own(s)).collect()
-    }
-
-    fn mined_negatives(
-        &self,
-        anchor: usize,
-        positive: usize,
-        pool: &[PoolText],
-        n: usize,
-        random: &mut SplitMix64,
-    ) -> Vec<Negative> {
-        let seen: HashSet<&[u8]> = self.examples.iter().map(|e| e.content_hash.as_slice()).collect();
-        let anchor_vector = &self.examples[anchor].vector;
-        let bound = mining_bound(self.similarity(anchor, positive));
-        let mut found: Vec<(f32, usize)> = pool
-            .iter()
-            .enumerate()
-            .filter(|(_, text)| !seen.contains(text.content_hash.as_slice()))
-            .map(|(i, text)| (similarity(anchor_vector, &text.vector), i))
-            .filter(|&(score, _)| score <= bound)
-            .collect();
-        found.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| pool[a.1].content_hash.cmp(&pool[b.1].content_hash)));
-        found.truncate(MINED_RANKS.end);
-        found.retain(|&(_, i)| self.no_near_save(&pool[i].vector));
-        let mut ranks = found.split_off(MINED_RANKS.start.min(found.len().saturating_sub(n)));
-        ranks.shuffle(random);
-        ranks.into_iter().take(n).map(|(_, i)| Negative::Mined(i)).collect()
-    }
-
-    fn no_near_save(&self, vector: &[f32]) -> bool {
-        self.examples.iter().filter(|e| e.label).all(|save| similarity(&save.vector, vector) <= NEAR_DUPLICATE)
+        skips.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: equal ones stay in the order of their ids
+        skips.into_iter().take(options.per_positive).map(|(_, s)| s).collect()
     }
 
     fn similarity(&self, a: usize, b: usize) -> f32 {
@@ -217,14 +312,8 @@ impl User {
     }
 }
 
-/// The highest similarity to the anchor that a mined text may have. The margin is taken from the size of the
-/// positive's similarity: `positive * 0.95` would let harder texts through where it is negative.
-fn mining_bound(positive: f32) -> f32 {
-    (positive - positive.abs() * RELATIVE_MARGIN).min(MAX_SCORE)
-}
-
 /// Cosine of two unit vectors.
-fn similarity(a: &[f32], b: &[f32]) -> f32 {
+pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -245,16 +334,15 @@ pub fn normalise(vector: &mut [f32]) {
     }
 }
 
-/// A random stream of its own for every (seed, purpose): one more user changes nothing for the others.
-fn stream(seed: i64, purpose: &[&str]) -> SplitMix64 {
+/// Of its own for every (seed, purpose): one more user changes nothing for the others.
+fn digest(seed: i64, purpose: &[&str]) -> Hash {
     let mut hash = Sha256::new();
     hash.update(seed.to_be_bytes());
     for part in purpose {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    let digest = hash.finalize();
-    SplitMix64::from_seed(digest[..8].try_into().expect("a digest has 32 bytes"))
+    hash.finalize().into()
 }
 
 #[cfg(test)]

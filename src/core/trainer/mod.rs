@@ -37,7 +37,7 @@ mod run;
 mod testdata;
 #[cfg(test)]
 mod tests;
-mod vectors;
+pub(crate) mod vectors;
 
 pub use adapter::Adapter;
 pub use candidates::CandidateReport;

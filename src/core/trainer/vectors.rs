@@ -45,7 +45,7 @@ impl Rows {
 
 /// A borrowed row-major matrix, possibly read as its transpose.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -72,7 +72,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// out = alpha a b + beta out, `out` being row-major.
-pub(super) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: &mut [f32]) {
+pub(crate) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: &mut [f32]) {
     assert_eq!(a.columns, b.rows);
     assert_eq!(out.len(), a.rows * b.columns);
     // SAFETY: the lengths of all three slices were checked against the shapes, and `out` overlaps none of them.

@@ -1,0 +1,102 @@
+//! What a text and a frozen example are known by.
+
+use sha2::{Digest, Sha256};
+use unicode_normalization::{is_nfc_quick, IsNormalized, UnicodeNormalization};
+
+pub type Hash = [u8; 32];
+
+/// The same words are the same text: Unicode form and white space do not count; without words the item's key stands in.
+pub fn content_hash(text: Option<&str>, chunk_id: Option<&str>, id: &str) -> Hash {
+    let mut words = String::new();
+    for word in text.unwrap_or_default().split_whitespace() {
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
+    }
+    if words.is_empty() {
+        words = match chunk_id {
+            Some(chunk) => format!("chunk {chunk}"),
+            None => format!("point {id}"),
+        };
+    }
+    if is_nfc_quick(words.chars()) != IsNormalized::Yes {
+        words = words.nfc().collect();
+    }
+    Sha256::digest(words.as_bytes()).into()
+}
+
+/// One frozen example as its dataset's digest sees it.
+pub struct Frozen<'a> {
+    pub user_id: &'a str,
+    pub id: &'a str,
+    pub text: &'a str,
+    pub vector: &'a [f32],
+    pub action: &'a str,
+    pub label: bool,
+    pub evidence: &'a str,
+    pub weight: f64,
+    pub split: &'a str,
+}
+
+impl Frozen<'_> {
+    /// Every part with its length before it, so that no two examples read alike.
+    pub fn hash(&self) -> Hash {
+        let mut hash = Sha256::new();
+        for part in [self.user_id, self.id, self.text, self.action, self.evidence, self.split] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.update([u8::from(self.label)]);
+        hash.update(self.weight.to_bits().to_be_bytes());
+        let bytes: Vec<u8> = self.vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hash.update(&bytes);
+        hash.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_and_unicode_form_do_not_count() {
+        let hash = |text| content_hash(Some(text), None, "x");
+        assert_eq!(hash("the  same\nwords "), hash(" the same\u{a0}words"));
+        assert_eq!(hash("caf\u{e9}"), hash("cafe\u{301}"));
+        assert_ne!(hash("Words"), hash("words"));
+    }
+
+    #[test]
+    fn items_without_words_are_told_apart_by_their_key() {
+        let chunk = content_hash(Some(" \t"), Some("7"), "a");
+        assert_eq!(chunk, content_hash(None, Some("7"), "b"));
+        assert_ne!(chunk, content_hash(None, None, "7"));
+    }
+
+    #[test]
+    fn every_part_of_an_example_counts() {
+        let plain = Frozen {
+            user_id: "u",
+            id: "i",
+            text: "t",
+            vector: &[1.0, 2.0],
+            action: "saved",
+            label: true,
+            evidence: "good",
+            weight: 1.0,
+            split: "train",
+        };
+        let variants = [
+            Frozen { user_id: "ui", id: "", ..plain },
+            Frozen { text: "T", ..plain },
+            Frozen { vector: &[1.0, 2.5], ..plain },
+            Frozen { label: false, ..plain },
+            Frozen { weight: 2.0, ..plain },
+            Frozen { split: "test", ..plain },
+        ];
+        for variant in variants {
+            assert_ne!(variant.hash(), plain.hash());
+        }
+    }
+}

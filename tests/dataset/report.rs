@@ -1,0 +1,71 @@
+//! The account of a dataset.
+
+use crate::common::*;
+use crate::*;
+
+#[test]
+fn tells_what_there_is_and_what_was_left_out() {
+    let (_db, mut client) = database(
+        "SELECT act_alone(20, 20);
+         SELECT act('u1', 'pending', NULL, 1), act('once', 'x', 'saved', 1),
+                act('u1', 'c1', 'saved', 1, words => 'both ways'), act('u1', 'c2', 'skipped', 50, words => 'both ways');
+         UPDATE training_data_point SET changes = 2 WHERE id = 'u1-1';
+         SELECT create_dataset('d');",
+    );
+    let mut told = |topic: &str, item: &str| -> String {
+        value(
+            &mut client,
+            &format!("SELECT coalesce(value::text, 'NULL') FROM dataset_report('d') WHERE topic = '{topic}' AND item = '{item}'"),
+        )
+    };
+    for (topic, item, expected) in [
+        ("counts", "points of the window", "404"),
+        ("users", "users", "20"),
+        ("label noise", "texts judged both ways by one user", "1"),
+        ("label noise", "changed minds", "1"),
+        ("leakage", "offenders", "0"),
+        ("left out", "pending", "1"),
+        ("left out", "user below minimum", "1"),
+        ("left out", "users below minimum", "1"),
+    ] {
+        assert_eq!(told(topic, item), expected, "{topic}, {item}");
+    }
+    let tokens: Vec<String> =
+        values(&mut client, "SELECT item FROM dataset_report('d') WHERE topic = 'tokens' AND value > 0 ORDER BY 1");
+    assert_eq!(tokens, ["cohere_rerank", "openai_chat", "openai_dpo", "pair", "raw", "triplet"]);
+    let labelled: bool =
+        value(&mut client, "SELECT bool_and(note ~ 'estimate') FROM dataset_report('d') WHERE topic = 'tokens'");
+    assert!(labelled);
+    let warnings: i64 = value(&mut client, "SELECT count(*) FROM dataset_report('d') WHERE topic = 'warnings'");
+    assert!(warnings >= 2);
+}
+
+#[test]
+fn tells_leaks_that_came_later() {
+    let (_db, mut client) = database(
+        "SELECT act_shared(30, 40); SELECT create_dataset('d');
+         UPDATE dataset_example SET split = 'test' WHERE user_id = 'u3' AND split = 'train' AND id = (SELECT min(id) FROM dataset_example WHERE split = 'train');",
+    );
+    let note: String = value(&mut client, "SELECT note FROM dataset_report('d') WHERE topic = 'leakage' AND value > 0");
+    assert!(note.contains("user \"u3\"") && note.contains("dataset_leaks('d:1')"), "{note}");
+}
+
+/// The estimate may be rough, not wrong: near the bytes that come out, divided by four. Formats made of triplets count
+/// four negatives per positive, which not every user has.
+#[test]
+fn estimates_of_tokens_are_near_what_comes_out() {
+    let (_db, mut client) = database(
+        "SELECT act_alone(20, 20); UPDATE training_data_point SET chunk_content = repeat(chunk_content || ' ', 20); SELECT create_dataset('d');",
+    );
+    for format in ["openai_chat", "openai_dpo", "triplet", "pair", "cohere_rerank"] {
+        let ratio: f64 = value(
+            &mut client,
+            &format!(
+                "SELECT ((SELECT value FROM dataset_report('d') WHERE topic = 'tokens' AND item = '{format}')
+                         / (SELECT sum(octet_length(l)) / 4.0 FROM export_jsonl('d', '{format}') l))::float8"
+            ),
+        );
+        let most = if format.starts_with("openai") { 2.0 } else { 4.0 };
+        assert!((0.5..=most).contains(&ratio), "{format}: {ratio}");
+    }
+}
