@@ -7,7 +7,7 @@ use super::error::Error;
 use super::evaluate::{self, Coverage};
 use super::gate::{self, Gate, Side};
 use super::input::{Data, Event, Input};
-use super::panel::{Member, Panel};
+use super::panel::{Member, Panel, Unit};
 use super::params::Params;
 use super::progress::{Observer, Watch};
 use super::rng;
@@ -101,7 +101,7 @@ pub fn compare_embeddings(
     if evaluation.users > 0 {
         (evaluation.knn3_auc, evaluation.popularity_auc) = baselines(&before, &mut watch)?;
     }
-    let (verdict, reason) = gate::judge(&evaluation, before.data.users.len(), None);
+    let (verdict, reason) = gate::judge(&evaluation, Unit::Users, None);
     let reason = reason.replace("users it was not trained on", "users, on their newest actions");
     Ok(Comparison { evaluation, verdict, reason })
 }
