@@ -1,7 +1,7 @@
 -- Which variant and model each user gets, now and at any past moment.
 -- Nothing is written per user: the variant is computed from the experiment's seed and the user's id.
 
-CREATE FUNCTION bucket(seed text, unit text, hash_version integer DEFAULT 2) RETURNS integer
+CREATE FUNCTION bucket(seed text, unit text, hash_version integer DEFAULT 2, unit_encoding text DEFAULT 'utf8') RETURNS integer
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'bucket_wrapper';
 COMMENT ON FUNCTION bucket IS 'Bucket (0..9999; hash version 1: 0..999) of a unit under a seed: the hash of GrowthBook''s SDKs';
@@ -14,9 +14,10 @@ CREATE TYPE assignment AS (
     experiment    text,
     phase         integer,
     bucket        integer,
-    reason        text
+    reason        text,
+    buckets       int4multirange
 );
-COMMENT ON TYPE assignment IS 'What serves a user and why: no_unit, no_experiment, stopped, pinned, coverage or assigned; only in_experiment rows are analysed';
+COMMENT ON TYPE assignment IS 'What serves a user and why: no_unit, no_experiment, stopped, pinned, holdout, layer, coverage or assigned; only in_experiment rows are analysed';
 
 CREATE FUNCTION _unknown_experiment(name text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -36,12 +37,24 @@ COMMENT ON FUNCTION _unknown_experiment IS 'Raises undefined_object for an exper
 REVOKE ALL ON FUNCTION _unknown_experiment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _unknown_experiment TO finetune_app, finetune_analyst;
 
+CREATE FUNCTION _place(seed text, unit text, hash_version integer, unit_encoding text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.bucket(seed, unit, hash_version, unit_encoding) * CASE hash_version WHEN 1 THEN 10 ELSE 1 END;
+END
+$$;
+COMMENT ON FUNCTION _place IS 'pg_finetune private: the bucket of a unit on the scale of 0..9999 that sets are kept in, whatever the hash version';
+REVOKE ALL ON FUNCTION _place FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _place TO finetune_app, finetune_analyst;
+
 CREATE FUNCTION _resolve_assignment(user_id text, experiment text, at timestamptz) RETURNS @extschema@.assignment
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     run record; -- the oldest experiment that ran at that time, in the phase of that time
     arm record;
+    held record;
     result @extschema@.assignment;
 BEGIN
     result.variant := 'base';
@@ -52,30 +65,61 @@ BEGIN
         RETURN result;
     END IF;
 
-    SELECT e.name, e.hash_version, p.phase, p.seed INTO run
+    SELECT e.name, e.hash_version, e.unit_encoding, p.phase, p.seed, l.seed AS layer_seed, e.layer_buckets INTO run
     FROM @extschema@.experiment e
     JOIN @extschema@.experiment_phase p ON p.experiment = e.name
-    WHERE (_resolve_assignment.experiment IS NULL OR e.name = _resolve_assignment.experiment)
+    LEFT JOIN @extschema@.experiment_layer l ON l.name = e.layer
+    -- Who names no experiment has a user: experiments that draw teams are asked by name.
+    WHERE (e.name = _resolve_assignment.experiment OR _resolve_assignment.experiment IS NULL AND e.unit = 'user_id')
       AND CASE WHEN at IS NULL THEN p.valid_to IS NULL
                ELSE p.valid_from <= at AND (p.valid_to IS NULL OR at < p.valid_to) END
     ORDER BY e.started_at, e.name
     LIMIT 1;
-    IF NOT FOUND THEN
+    IF FOUND THEN
+        result.experiment := run.name;
+        result.phase := run.phase;
+        SELECT a.variant, a.model_id, a.buckets INTO arm
+        FROM @extschema@.experiment_pin pin
+        JOIN @extschema@.experiment_arm a ON a.experiment = pin.experiment AND a.phase = run.phase AND a.variant = pin.variant
+        WHERE pin.user_id = _resolve_assignment.user_id AND pin.experiment = run.name AND (at IS NULL OR pin.pinned_at <= at);
+        IF FOUND THEN
+            result.variant := arm.variant;
+            result.model_id := arm.model_id;
+            result.buckets := arm.buckets;
+            result.reason := 'pinned';
+            RETURN result;
+        END IF;
+    END IF;
+
+    SELECT h.model_id, h.buckets, @extschema@._place(h.seed, user_id, 2, 'utf8') AS place INTO held
+    FROM @extschema@.experiment_holdout h
+    WHERE CASE WHEN at IS NULL THEN h.valid_to IS NULL
+               ELSE h.valid_from <= at AND (h.valid_to IS NULL OR at < h.valid_to) END
+    ORDER BY h.period DESC LIMIT 1;
+    IF held.place <@ held.buckets AND (run.name IS NOT NULL OR experiment IS NULL) THEN
+        result.model_id := held.model_id;
+        result.bucket := held.place;
+        result.buckets := held.buckets;
+        result.reason := 'holdout';
+        RETURN result;
+    END IF;
+    IF run.name IS NULL THEN
         RETURN @extschema@._resolve_outside(experiment, at);
     END IF;
-    result.experiment := run.name;
-    result.phase := run.phase;
-    result.bucket := @extschema@.bucket(run.seed, user_id, run.hash_version);
 
-    SELECT a.variant, a.model_id, pin.user_id IS NOT NULL AS pinned INTO arm
+    IF run.layer_seed IS NOT NULL THEN
+        result.bucket := @extschema@._place(run.layer_seed, user_id, 2, 'utf8');
+        IF NOT result.bucket <@ run.layer_buckets THEN
+            result.model_id := @extschema@.served_at(at);
+            result.buckets := run.layer_buckets;
+            result.reason := 'layer';
+            RETURN result;
+        END IF;
+    END IF;
+    result.bucket := @extschema@._place(run.seed, user_id, run.hash_version, run.unit_encoding);
+    SELECT a.variant, a.model_id, a.buckets INTO arm
     FROM @extschema@.experiment_arm a
-    LEFT JOIN @extschema@.experiment_pin pin
-        ON pin.user_id = _resolve_assignment.user_id AND pin.experiment = a.experiment AND pin.variant = a.variant
-        AND (at IS NULL OR pin.pinned_at <= at)
-    WHERE a.experiment = run.name AND a.phase = run.phase
-      AND (pin.user_id IS NOT NULL OR result.bucket <@ a.buckets)
-    ORDER BY pin.user_id NULLS LAST
-    LIMIT 1;
+    WHERE a.experiment = run.name AND a.phase = run.phase AND result.bucket <@ a.buckets;
     IF NOT FOUND THEN
         result.model_id := @extschema@.served_at(at);
         result.reason := 'coverage';
@@ -83,12 +127,13 @@ BEGIN
     END IF;
     result.variant := arm.variant;
     result.model_id := arm.model_id;
-    result.in_experiment := NOT arm.pinned;
-    result.reason := CASE WHEN arm.pinned THEN 'pinned' ELSE 'assigned' END;
+    result.buckets := arm.buckets;
+    result.in_experiment := true;
+    result.reason := 'assigned';
     RETURN result;
 END
 $$;
-COMMENT ON FUNCTION _resolve_assignment IS 'The one place that decides: experiment NULL = the oldest running one, at NULL = now. Writes nothing';
+COMMENT ON FUNCTION _resolve_assignment IS 'The rule in full, with reasons and for any time: experiment NULL = the oldest running one, at NULL = now. Writes nothing. assign_variant is the same rule, kept in memory';
 REVOKE ALL ON FUNCTION _resolve_assignment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _resolve_assignment TO finetune_app, finetune_analyst;
 
@@ -140,68 +185,38 @@ REVOKE ALL ON FUNCTION _assignment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _assignment TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id, NULL, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_text';
 COMMENT ON FUNCTION assign_variant(text) IS 'Variant of a user in the oldest running experiment; base when none runs';
 GRANT EXECUTE ON FUNCTION assign_variant(text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_uuid';
 COMMENT ON FUNCTION assign_variant(uuid) IS 'Same as assign_variant(text), for lower-case hyphenated uuids';
 GRANT EXECUTE ON FUNCTION assign_variant(uuid) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id::text, NULL, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_bigint';
 COMMENT ON FUNCTION assign_variant(bigint) IS 'Same as assign_variant(text), for decimal integers';
 GRANT EXECUTE ON FUNCTION assign_variant(bigint) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id text, experiment text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id, experiment, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_text_named';
 COMMENT ON FUNCTION assign_variant(text, text) IS 'Variant of a user in the named experiment; what was shipped (else base) once it is stopped';
 GRANT EXECUTE ON FUNCTION assign_variant(text, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id uuid, experiment text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_uuid_named';
 COMMENT ON FUNCTION assign_variant(uuid, text) IS 'Same as assign_variant(text, text), for lower-case hyphenated uuids';
 GRANT EXECUTE ON FUNCTION assign_variant(uuid, text) TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION assign_variant(user_id bigint, experiment text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM @extschema@._require_role('assign_variant', 'finetune_app', 'finetune_analyst');
-    RETURN (@extschema@._resolve_assignment(user_id::text, experiment, NULL)).variant;
-END
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'assign_variant_bigint_named';
 COMMENT ON FUNCTION assign_variant(bigint, text) IS 'Same as assign_variant(text, text), for decimal integers';
 GRANT EXECUTE ON FUNCTION assign_variant(bigint, text) TO finetune_app, finetune_analyst;
 
@@ -216,6 +231,79 @@ $$;
 COMMENT ON FUNCTION explain_assignment IS 'Variant of a user with the bucket, phase and reason behind it';
 GRANT EXECUTE ON FUNCTION explain_assignment TO finetune_app, finetune_analyst;
 
+CREATE FUNCTION assign_variants(user_id text)
+RETURNS TABLE (experiment text, variant text, model_id text, in_experiment boolean, phase integer, reason text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@._require_role('assign_variants', 'finetune_app', 'finetune_analyst');
+    RETURN QUERY
+    SELECT e.name, a.variant, a.model_id, a.in_experiment, a.phase, a.reason
+    FROM @extschema@.experiment e
+    CROSS JOIN LATERAL @extschema@._resolve_assignment(assign_variants.user_id, e.name, NULL) a
+    WHERE e.status = 'running'
+    ORDER BY e.started_at, e.name;
+END
+$$;
+COMMENT ON FUNCTION assign_variants IS 'Variant of a user in every running experiment, oldest first';
+GRANT EXECUTE ON FUNCTION assign_variants TO finetune_app, finetune_analyst;
+
+CREATE FUNCTION assign_pure(user_id text, seed text, variants text[], buckets int4multirange[], hash_version integer DEFAULT 2,
+    unit_encoding text DEFAULT 'utf8', gate_seeds text[] DEFAULT '{}', gates int4multirange[] DEFAULT '{}') RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    place integer;
+BEGIN
+    IF coalesce(user_id, '') = '' THEN
+        RETURN NULL;
+    END IF;
+    FOR i IN 1 .. coalesce(cardinality(gates), 0) LOOP
+        IF NOT @extschema@.bucket(gate_seeds[i], user_id) <@ gates[i] THEN
+            RETURN NULL;
+        END IF;
+    END LOOP;
+    place := @extschema@._place(seed, user_id, hash_version, unit_encoding);
+    FOR i IN 1 .. coalesce(cardinality(buckets), 0) LOOP
+        IF place <@ buckets[i] THEN
+            RETURN variants[i];
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION assign_pure IS 'The draw alone, from parameters and without a look at any table: for sets and for distributed queries. NULL = not in the experiment. assignment_parameters() gives the parameters; pins are not considered';
+GRANT EXECUTE ON FUNCTION assign_pure TO finetune_app, finetune_analyst;
+
+CREATE FUNCTION assignment_parameters(experiment text)
+RETURNS TABLE (seed text, variants text[], models text[], buckets int4multirange[], hash_version integer, unit_encoding text,
+    gate_seeds text[], gates int4multirange[])
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM @extschema@._require_role('assignment_parameters', 'finetune_app', 'finetune_analyst');
+    IF NOT EXISTS (SELECT FROM @extschema@.experiment e WHERE e.name = assignment_parameters.experiment) THEN
+        PERFORM @extschema@._unknown_experiment(assignment_parameters.experiment);
+    END IF;
+    RETURN QUERY
+    SELECT p.seed, array_agg(a.variant ORDER BY a.ordinal), array_agg(a.model_id ORDER BY a.ordinal),
+           array_agg(a.buckets ORDER BY a.ordinal), e.hash_version::integer, e.unit_encoding, g.seeds, g.gates
+    FROM @extschema@.experiment e
+    JOIN @extschema@.experiment_phase p ON p.experiment = e.name AND p.valid_to IS NULL
+    JOIN @extschema@.experiment_arm a ON a.experiment = p.experiment AND a.phase = p.phase
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(x.seed), '{}') AS seeds, coalesce(array_agg(x.inside), '{}') AS gates
+        FROM (SELECT h.seed, '{[0,10000)}'::int4multirange - h.buckets FROM @extschema@.experiment_holdout h WHERE h.valid_to IS NULL
+              UNION ALL
+              SELECT l.seed, e.layer_buckets FROM @extschema@.experiment_layer l WHERE l.name = e.layer) x (seed, inside)) g
+    WHERE e.name = assignment_parameters.experiment
+    GROUP BY p.seed, e.hash_version, e.unit_encoding, g.seeds, g.gates;
+END
+$$;
+COMMENT ON FUNCTION assignment_parameters IS 'What assign_pure needs to know of a running experiment, in one row; none once it is stopped. Holdout and layer are gates';
+GRANT EXECUTE ON FUNCTION assignment_parameters TO finetune_app, finetune_analyst;
+
 CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text, provider_model text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -229,3 +317,23 @@ END
 $$;
 COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, and the model''s name there, for applications that call a provider themselves';
 GRANT EXECUTE ON FUNCTION model_for TO finetune_app, finetune_analyst;
+
+CREATE FUNCTION _experiment_changed() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'experiment_changed';
+COMMENT ON FUNCTION _experiment_changed() IS 'pg_finetune private: makes every backend forget what assign_variant keeps, when this transaction commits';
+REVOKE ALL ON FUNCTION _experiment_changed() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _experiment_changed() TO finetune_admin;
+
+-- ALWAYS: changes that replication applies count, too.
+DO $triggers$
+DECLARE
+    config text;
+BEGIN
+    FOREACH config IN ARRAY ARRAY['experiment', 'experiment_phase', 'experiment_arm', 'experiment_pin', 'experiment_layer', 'experiment_holdout'] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION _experiment_changed()', config);
+        EXECUTE pg_catalog.format('ALTER TABLE %I ENABLE ALWAYS TRIGGER changed', config);
+    END LOOP;
+END
+$triggers$;

@@ -79,6 +79,29 @@ COMMENT ON COLUMN model_evaluation.fpr_50 IS 'share of the unsaved ranked above 
 COMMENT ON COLUMN model_evaluation.coverage_10 IS 'distinct items in all users'' top ten / items: a model that shows everybody the same has little';
 SELECT pg_catalog.pg_extension_config_dump('model_evaluation', '');
 
+CREATE TABLE experiment_layer (
+    name       text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
+    seed       text NOT NULL UNIQUE,
+    unit       text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.<>) ''),
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE experiment_layer IS 'Groups of experiments that share users out among them: a user is in at most one experiment of a layer';
+COMMENT ON COLUMN experiment_layer.unit IS 'what is drawn, the same in all experiments of the layer';
+SELECT pg_catalog.pg_extension_config_dump('experiment_layer', '');
+
+CREATE TABLE experiment_holdout (
+    period     integer PRIMARY KEY,
+    seed       text NOT NULL,
+    share      double precision NOT NULL CHECK (share OPERATOR(pg_catalog.>=) 0 AND share OPERATOR(pg_catalog.<=) 1),
+    buckets    int4multirange NOT NULL,
+    model_id   text NOT NULL DEFAULT 'base' REFERENCES model (id),
+    valid_from timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    valid_to   timestamptz
+);
+COMMENT ON TABLE experiment_holdout IS 'Users who are in no experiment, so that what all experiments together brought can be measured; one row per change, the last is in force';
+COMMENT ON COLUMN experiment_holdout.model_id IS 'model that serves them whatever is deployed';
+SELECT pg_catalog.pg_extension_config_dump('experiment_holdout', '');
+
 CREATE TABLE experiment (
     name            text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
     seed            text NOT NULL UNIQUE,
@@ -88,9 +111,19 @@ CREATE TABLE experiment (
     stopped_at      timestamptz,
     planned_users   integer NOT NULL DEFAULT 5000 CHECK (planned_users OPERATOR(pg_catalog.>) 0),
     shipped_variant text,
-    started_by      text NOT NULL DEFAULT current_user
+    unit            text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.<>) ''),
+    unit_encoding   text NOT NULL DEFAULT 'utf8' CHECK (unit_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['utf8', 'utf16'])),
+    layer           text REFERENCES experiment_layer (name),
+    layer_buckets   int4multirange,
+    outcome_window  interval NOT NULL DEFAULT '7 days',
+    started_by      text NOT NULL DEFAULT current_user,
+    CHECK ((layer IS NULL) OPERATOR(pg_catalog.=) (layer_buckets IS NULL))
 );
 COMMENT ON TABLE experiment IS 'A/B tests between models; what each user gets is computed from seed and user id, nothing is written per user';
+COMMENT ON COLUMN experiment.unit IS 'what is drawn: user_id, or the name of what you pass in its place (team_id)';
+COMMENT ON COLUMN experiment.unit_encoding IS 'what of non-ASCII ids is hashed: utf8 bytes, or utf16 units as JavaScript does';
+COMMENT ON COLUMN experiment.layer_buckets IS 'its share of the layer''s buckets';
+COMMENT ON COLUMN experiment.outcome_window IS 'only actions within this time after the impression are outcomes of it';
 COMMENT ON COLUMN experiment.planned_users IS 'number of users at which a decision is expected: tunes the confidence sequence, fixed at start';
 SELECT pg_catalog.pg_extension_config_dump('experiment', '');
 
@@ -99,10 +132,12 @@ CREATE TABLE experiment_phase (
     phase      integer NOT NULL,
     seed       text NOT NULL,
     coverage   double precision NOT NULL CHECK (coverage BETWEEN 0 AND 1),
+    allocation text NOT NULL DEFAULT 'ranges' CHECK (allocation OPERATOR(pg_catalog.=) ANY (ARRAY['ranges', 'minimal'])),
     valid_from timestamptz NOT NULL DEFAULT pg_catalog.now(),
     valid_to   timestamptz,
     PRIMARY KEY (experiment, phase)
 );
+COMMENT ON COLUMN experiment_phase.allocation IS 'ranges: one range of buckets an arm, as the SDKs build it; minimal: the sets that moved the fewest users';
 COMMENT ON TABLE experiment_phase IS 'History of each experiment''s allocation: one row per change of coverage or weights';
 SELECT pg_catalog.pg_extension_config_dump('experiment_phase', '');
 
@@ -113,7 +148,7 @@ CREATE TABLE experiment_arm (
     variant    text NOT NULL CHECK (variant OPERATOR(pg_catalog.<>) ''),
     model_id   text NOT NULL REFERENCES model (id),
     weight     double precision NOT NULL CHECK (weight BETWEEN 0 AND 1),
-    buckets    int4multirange NOT NULL,
+    buckets    int4multirange NOT NULL CHECK (buckets OPERATOR(pg_catalog.<@) '[0,10000)'::int4range),
     PRIMARY KEY (experiment, phase, variant),
     UNIQUE (experiment, phase, ordinal),
     FOREIGN KEY (experiment, phase) REFERENCES experiment_phase (experiment, phase)

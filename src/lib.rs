@@ -22,7 +22,9 @@ extension_sql_file!("../sql/providers.sql", name = "providers", requires = ["tab
 extension_sql_file!("../sql/deployment.sql", name = "deployment", requires = ["providers"]);
 extension_sql_file!("../sql/assignment.sql", name = "assignment", requires = ["deployment"]);
 extension_sql_file!("../sql/experiment.sql", name = "experiment", requires = ["assignment"]);
-extension_sql_file!("../sql/aggregates.sql", name = "aggregates", requires = ["experiment"]);
+extension_sql_file!("../sql/experiment_layers.sql", name = "experiment_layers", requires = ["experiment"]);
+extension_sql_file!("../sql/experiment_exchange.sql", name = "experiment_exchange", requires = ["experiment_layers"]);
+extension_sql_file!("../sql/aggregates.sql", name = "aggregates", requires = ["experiment_exchange"]);
 extension_sql_file!("../sql/score_aggregates.sql", name = "score_aggregates", requires = ["aggregates"]);
 extension_sql_file!("../sql/binned_aggregates.sql", name = "binned_aggregates", requires = ["score_aggregates"]);
 extension_sql_file!("../sql/ranking.sql", name = "ranking", requires = ["binned_aggregates"]);

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 /// Functions that refuse callers without a role in Rust; tests/roles.rs calls them all.
 const CHECKED_IN_RUST: [&str; 9] = [
     "adapt",
+    "assign_variant",
     "check_provider",
     "contrastive_triplets",
     "evaluate_model",

@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod aggregate;
+pub mod assignment;
 pub mod catalog;
 pub mod cursor;
 pub mod dataset_lines;

@@ -58,6 +58,61 @@ fn check(weights: &[f64], coverage: f64) -> Result<(), AllocationError> {
     Ok(())
 }
 
+/// Number of buckets in a set.
+pub fn size(set: &BucketSet) -> i32 {
+    set.iter().map(|(start, end)| end - start).sum()
+}
+
+/// Sets of the wanted sizes that move as few buckets as possible: shrinking arms give up their highest buckets; what they
+/// freed (lowest first), then what nobody had (lowest first), goes to growing arms in order.
+pub fn reallocate(current: &[BucketSet], sizes: &[i32]) -> Vec<BucketSet> {
+    let mut owner: Vec<Option<usize>> = vec![None; BUCKETS as usize];
+    let mut freed = Vec::new();
+    for (arm, set) in current.iter().enumerate() {
+        let surplus = (size(set) - sizes.get(arm).copied().unwrap_or(0)).max(0) as usize;
+        let buckets: Vec<usize> = set.iter().flat_map(|&(start, end)| start as usize..end as usize).collect();
+        let (kept, given_up) = buckets.split_at(buckets.len() - surplus);
+        kept.iter().for_each(|&bucket| owner[bucket] = Some(arm));
+        freed.extend_from_slice(given_up);
+    }
+    freed.sort_unstable();
+    let had = |bucket: &usize| current.iter().flatten().any(|&(start, end)| (start..end).contains(&(*bucket as i32)));
+    let mut free =
+        freed.into_iter().chain((0..owner.len()).filter(|bucket| !had(bucket))).collect::<Vec<_>>().into_iter();
+    for (arm, &wanted) in sizes.iter().enumerate() {
+        let missing = (wanted - current.get(arm).map_or(0, size)).max(0) as usize;
+        free.by_ref().take(missing).for_each(|bucket| owner[bucket] = Some(arm));
+    }
+    let mut sets = vec![BucketSet::new(); sizes.len()];
+    for (bucket, arm) in owner.into_iter().enumerate() {
+        if let Some(arm) = arm {
+            append(&mut sets[arm], bucket as i32);
+        }
+    }
+    sets
+}
+
+/// Reads the text of an int4multirange, `{[0,5000),[6000,6500)}`; None when it is anything else.
+pub fn parse(text: &str) -> Option<BucketSet> {
+    let inside = text.strip_prefix('{')?.strip_suffix('}')?;
+    if inside.is_empty() {
+        return Some(BucketSet::new());
+    }
+    let ranges = inside.strip_prefix('[')?.strip_suffix(')')?.split("),[");
+    ranges
+        .map(|range| {
+            let (start, end) = range.split_once(',')?;
+            Some((start.parse().ok()?, end.parse().ok()?))
+        })
+        .collect()
+}
+
+/// A set of buckets as the text of an int4multirange.
+pub fn format(set: &BucketSet) -> String {
+    let ranges: Vec<String> = set.iter().map(|(start, end)| format!("[{start},{end})")).collect();
+    format!("{{{}}}", ranges.join(","))
+}
+
 fn append(set: &mut BucketSet, bucket: i32) {
     match set.last_mut() {
         Some((_, end)) if *end == bucket => *end += 1,
@@ -95,99 +150,5 @@ fn choose_variation(n: f64, ranges: &[(f64, f64)]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::test_data::{growthbook, numbers, pairs, vectors};
-    use super::*;
-
-    fn size(set: &BucketSet) -> i32 {
-        set.iter().map(|(start, end)| end - start).sum()
-    }
-
-    // Not ==: serde_json may read the last bit of a number differently.
-    fn assert_close(ours: &[(f64, f64)], theirs: &[(f64, f64)]) {
-        let close = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).abs() < 1e-15 && (a.1 - b.1).abs() < 1e-15;
-        assert!(ours.len() == theirs.len() && ours.iter().zip(theirs).all(close), "{ours:?}, expected {theirs:?}");
-    }
-
-    #[test]
-    fn even_split_and_reduced_coverage() {
-        assert_eq!(allocate(&[0.5, 0.5], 1.0), Ok(vec![vec![(0, 5000)], vec![(5000, 10000)]]));
-        assert_eq!(allocate(&[0.5, 0.5], 0.5), Ok(vec![vec![(0, 2500)], vec![(5000, 7500)]]));
-        assert_eq!(allocate(&[0.5, 0.5], 0.0), Ok(vec![vec![], vec![]]));
-        assert_eq!(allocate(&[0.0, 1.0], 1.0), Ok(vec![vec![], vec![(0, 10000)]]));
-    }
-
-    #[test]
-    fn more_coverage_moves_nobody() {
-        let (small, large) = (allocate(&[0.5, 0.5], 0.1).unwrap(), allocate(&[0.5, 0.5], 0.5).unwrap());
-        for (small, large) in small.iter().zip(&large) {
-            assert!(small[0].0 == large[0].0 && small[0].1 <= large[0].1);
-        }
-    }
-
-    #[test]
-    fn senseless_weights_are_refused() {
-        assert_eq!(allocate(&[], 1.0), Err(AllocationError::NoWeights));
-        assert_eq!(allocate(&[0.4, 0.5999], 1.0), Err(AllocationError::WeightSum(0.9999)));
-        assert_eq!(allocate(&[-0.5, 1.5], 1.0), Err(AllocationError::Weight(-0.5)));
-        assert!(matches!(allocate(&[f64::NAN, 1.0], 1.0), Err(AllocationError::Weight(w)) if w.is_nan()));
-        assert_eq!(allocate(&[0.5, 0.5], 1.5), Err(AllocationError::Coverage(1.5)));
-        assert!(matches!(allocate(&[0.5, 0.5], f64::NAN), Err(AllocationError::Coverage(_))));
-        assert_eq!(AllocationError::WeightSum(0.9).to_string(), "weights sum to 0.9, not to 1");
-    }
-
-    #[test]
-    fn float_edges_fall_where_the_sdks_put_them() {
-        let file = vectors("assignment-vectors.json");
-        let rows = file["f64_boundaries"].as_array().unwrap();
-        let mut allocated = 0;
-        for row in rows {
-            let (weights, coverage) = (numbers(&row["weights"]), row["coverage"].as_f64().unwrap());
-            assert_close(&bucket_ranges(weights.len(), coverage, Some(&weights)), &pairs(&row["ranges"]));
-            let Ok(sets) = allocate(&weights, coverage) else {
-                continue;
-            };
-            let sizes: Vec<f64> = sets.iter().map(|set| f64::from(size(set))).collect();
-            assert_eq!(sizes, numbers(&row["bucket_count_per_variant"]), "{row}");
-            for run in pairs(&row["first_bucket_of_each_run"]) {
-                let arm = sets.iter().position(|set| set.iter().any(|&(start, _)| f64::from(start) == run.0));
-                assert_eq!(arm.map_or(-1.0, |arm| arm as f64), run.1, "{row}");
-            }
-            allocated += 1;
-        }
-        println!("float edges: {} rows, {allocated} allocated", rows.len());
-    }
-
-    #[test]
-    fn agrees_with_the_sdk_cases() {
-        let Some(file) = growthbook("getBucketRange, chooseVariation, getEqualWeights") else {
-            return;
-        };
-        let ranges = file["getBucketRange"].as_array().unwrap();
-        for row in ranges {
-            let input = &row[1];
-            let weights = input[2].as_array().map(|_| numbers(&input[2]));
-            let result =
-                bucket_ranges(input[0].as_u64().unwrap() as usize, input[1].as_f64().unwrap(), weights.as_deref());
-            assert_close(&result, &pairs(&row[2]));
-        }
-        let choices = file["chooseVariation"].as_array().unwrap();
-        for row in choices {
-            let chosen = choose_variation(row[1].as_f64().unwrap(), &pairs(&row[2]));
-            assert_eq!(chosen.map_or(-1, |arm| arm as i64), row[3].as_i64().unwrap(), "{row}");
-        }
-        let equal = file["getEqualWeights"].as_array().unwrap();
-        for row in equal {
-            let weights = equal_weights(row[0].as_i64().unwrap().max(0) as usize);
-            let expected = numbers(&row[1]);
-            assert_eq!(weights.len(), expected.len(), "{row}");
-            assert!(weights.iter().zip(&expected).all(|(ours, theirs)| (ours - theirs).abs() < 1e-8), "{row}");
-        }
-        println!(
-            "GrowthBook ranges: {} rows, choices: {}, equal weights: {}",
-            ranges.len(),
-            choices.len(),
-            equal.len()
-        );
-    }
-}
+#[path = "allocation_tests.rs"]
+mod tests;

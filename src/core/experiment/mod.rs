@@ -2,6 +2,8 @@
 
 pub mod allocation;
 pub mod hash;
+pub mod plan;
+pub mod unit;
 
 #[cfg(test)]
 mod test_data;
