@@ -115,7 +115,6 @@ CREATE TABLE experiment (
     unit_encoding   text NOT NULL DEFAULT 'utf8' CHECK (unit_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['utf8', 'utf16'])),
     layer           text REFERENCES experiment_layer (name),
     layer_buckets   int4multirange,
-    outcome_window  interval NOT NULL DEFAULT '7 days',
     started_by      text NOT NULL DEFAULT current_user,
     CHECK ((layer IS NULL) OPERATOR(pg_catalog.=) (layer_buckets IS NULL))
 );
@@ -123,7 +122,6 @@ COMMENT ON TABLE experiment IS 'A/B tests between models; what each user gets is
 COMMENT ON COLUMN experiment.unit IS 'what is drawn: user_id, or the name of what you pass in its place (team_id)';
 COMMENT ON COLUMN experiment.unit_encoding IS 'what of non-ASCII ids is hashed: utf8 bytes, or utf16 units as JavaScript does';
 COMMENT ON COLUMN experiment.layer_buckets IS 'its share of the layer''s buckets';
-COMMENT ON COLUMN experiment.outcome_window IS 'only actions within this time after the impression are outcomes of it';
 COMMENT ON COLUMN experiment.planned_users IS 'number of users at which a decision is expected: tunes the confidence sequence, fixed at start';
 SELECT pg_catalog.pg_extension_config_dump('experiment', '');
 
