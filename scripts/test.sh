@@ -77,6 +77,8 @@ check 'rustfmt' cargo fmt --check -- --color never || true
 # Its checked copy of the dependencies costs a minute once; what it finds is worth more.
 check 'clippy' cargo clippy --release --all-targets --no-default-features \
     --features "$(setting "postgres.$PGFT_MAJOR" feature)" -- -D warnings || true
+# tests/self_hosted.rs trains with it.
+"$PGFT_ROOT/scripts/trainer.sh" install || true
 if "$PGFT_ROOT/scripts/build.sh"; then passed=$((passed + 1)) && run_tests; else failed=$((failed + 1)); fi
 run_trainer_tests
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The self-hosted trainer in a Python environment of its own.   trainer.sh serve [OPTIONS of the trainer] | test [OPTIONS of pytest]
+# The self-hosted trainer in a Python environment of its own.   trainer.sh install | serve [OPTIONS of the trainer] | test [OPTIONS of pytest]
 source "$(dirname "$0")/env.sh"
 
 PACKAGE=$PGFT_ROOT/trainer
@@ -38,6 +38,7 @@ test() {
 }
 
 case ${1:-} in
+    install) prepare ;;
     serve | test) "$@" ;;
     *) sed -n 's/^# //; 2p' "$0"; exit 2 ;;
 esac
