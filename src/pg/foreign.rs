@@ -50,7 +50,10 @@ fn of_user(name: &str, user: pg_sys::Oid) -> Option<Provider> {
             pg_sys::aclcheck_error(right, pg_sys::ObjectType::OBJECT_FOREIGN_SERVER, name.as_ptr());
         }
         let mapping = pg_sys::GetUserMapping(user, (*server).serverid);
-        Some(Provider { server: Server::new(options((*server).options)), key: key(options((*mapping).options)) })
+        let of_superuser = pg_sys::superuser_arg((*server).owner);
+        let mut described = Server::new(options((*server).options));
+        described.of_superuser = of_superuser;
+        Some(Provider { server: described, key: key(options((*mapping).options)) })
     }
 }
 

@@ -16,6 +16,9 @@ pub static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024
 pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Seconds that a provider has for an answer; more for large files.
 pub static HTTP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
+pub type Text = GucSetting<Option<CString>>;
+/// Origins that lie inside this machine or network, or speak http, and may be used nevertheless.
+pub static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(None);
 /// File with certificates that providers' are checked against, beside the usual ones.
 pub static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// Longest chunk that is captured, in bytes: a text beyond it is no chunk, and would be copied into every dataset.
@@ -101,6 +104,14 @@ pub fn define() {
         64 * 1024 * 1024,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pg_finetune.allowed_origins",
+        c"Origins inside this machine or network, and http ones, that providers of any role may name.",
+        c"scheme://host:port, separated by commas. Servers of a superuser need no entry.",
+        &ALLOWED_ORIGINS,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_string_guc(
         c"pg_finetune.failpoint",

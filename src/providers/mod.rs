@@ -3,24 +3,38 @@
 // A protocol offers all it can; the worker asks for what it needs.
 #![allow(dead_code)]
 
+pub mod address;
+pub mod auth;
+pub mod bedrock;
+mod bedrock_files;
 pub mod change;
+pub mod cohere;
+pub mod dialect;
 pub mod embeddings;
 pub mod fault;
+pub mod fireworks;
+pub mod knobs;
 pub mod lifecycle;
 mod mishaps;
 pub mod openai;
-mod openai_jobs;
+mod openai_files;
 pub mod options;
 pub mod protocol;
+mod read;
 pub mod refusals;
 pub mod secret;
 pub mod state;
+pub mod together;
 pub mod wire;
 
 /// The protocol of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn protocol::Protocol> {
     match name {
-        "openai" => Some(&openai_jobs::OpenAi),
+        "openai" => Some(&openai::OPENAI),
+        "together" => Some(&together::Together),
+        "fireworks" => Some(&fireworks::Fireworks),
+        "bedrock" => Some(&bedrock::BEDROCK),
+        "cohere" => Some(&cohere::Cohere),
         _ => None,
     }
 }

@@ -36,13 +36,26 @@ pub struct Server {
     /// Without the slash at its end.
     pub base_url: String,
     options: BTreeMap<String, String>,
+    /// The server belongs to a superuser: its addresses may lie inside (`address`).
+    pub of_superuser: bool,
 }
 
 impl Server {
     pub fn new(options: impl IntoIterator<Item = (String, String)>) -> Self {
         let options: BTreeMap<String, String> = options.into_iter().collect();
         let of = |name: &str| options.get(name).cloned().unwrap_or_default();
-        Self { protocol: of("protocol"), base_url: of("base_url").trim_end_matches('/').to_owned(), options }
+        Self {
+            protocol: of("protocol"),
+            base_url: of("base_url").trim_end_matches('/').to_owned(),
+            options,
+            of_superuser: false,
+        }
+    }
+
+    /// Origins that this server may reach although they lie inside.
+    pub fn allowed(&self) -> String {
+        let urls = ["base_url", "s3_url"].iter().filter(|_| self.of_superuser).filter_map(|name| self.option(name));
+        urls.filter_map(super::address::origin).collect::<Vec<_>>().join(",")
     }
 
     pub fn option(&self, name: &str) -> Option<&str> {

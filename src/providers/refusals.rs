@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::fault::Refusal;
+use super::protocol::RemoteError;
 
 const CLOSED_OPENAI: &str = "OpenAI closed fine-tuning to new organisations on 2026-05-07, on 2026-07-02 to those that do not use their tuned models, and takes no job at all after 2027-01-06. Use provider => 'builtin', your own trainer, Azure, Together, Fireworks or Bedrock.";
 const CLOSED_COHERE: &str =
@@ -74,6 +75,18 @@ pub fn in_plain_words(status: u16, mut refusal: Refusal) -> Refusal {
     let otherwise = if matches!(status, 401 | 403) { KEY } else { PLAIN };
     refusal.hint = known(&refusal).map_or(otherwise, |(_, _, hint)| hint).to_owned();
     refusal
+}
+
+/// A 403 of OpenAI to "create a job": its new customers hear nothing clearer.
+pub fn closed_openai(refusal: Refusal) -> Refusal {
+    Refusal { hint: CLOSED_OPENAI.to_owned(), ..refusal }
+}
+
+/// The error of a job that failed, with a hint where its words are known.
+pub fn of_job(error: RemoteError) -> RemoteError {
+    let words = Refusal { code: error.code.clone(), message: error.message.clone(), ..Refusal::default() };
+    let hint = known(&words).map_or("", |(_, _, hint)| hint).to_owned();
+    RemoteError { message: short(&error.message), hint, ..error }
 }
 
 #[cfg(test)]

@@ -17,14 +17,15 @@ impl Secret {
 
     /// Text that came from outside, with the key (a provider may echo it) masked.
     pub fn scrub(&self, text: &str) -> String {
-        if self.0.is_empty() {
-            text.to_owned()
-        } else {
-            text.replace(&self.0, MASK)
-        }
+        // A key may be several in one (auth.rs): each is masked, too.
+        let parts = self.0.split([':', ',']).filter(|part| part.len() >= SHORTEST_PART);
+        let whole = Some(self.0.as_str()).filter(|key| !key.is_empty());
+        whole.into_iter().chain(parts).fold(text.to_owned(), |text, part| text.replace(part, MASK))
     }
 }
 
+/// Shorter parts are words that stand in any text.
+const SHORTEST_PART: usize = 8;
 const MASK: &str = "********";
 
 impl fmt::Debug for Secret {
@@ -42,6 +43,8 @@ mod tests {
         let key = Secret::new("sk-canary");
         assert_eq!(format!("{key:?}"), MASK);
         assert_eq!(key.scrub("bad key sk-canary, sk-canary"), "bad key ********, ********");
+        let pair = Secret::new("AKIDEXAMPLE:wJalrXUtnFEMI:token");
+        assert_eq!(pair.scrub("no user AKIDEXAMPLE, wJalrXUtnFEMI, token"), "no user ********, ********, token");
         assert_eq!(Secret::new("").scrub("nothing"), "nothing");
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,10 @@ use reqwest::redirect::Policy as Redirects;
 use reqwest::{Certificate, Method, Url};
 
 use crate::pg::settings;
+use crate::providers::address::{self, Permit};
+use crate::providers::auth;
 use crate::providers::fault::Fault;
+use crate::providers::protocol::Server;
 use crate::providers::secret::Secret;
 use crate::providers::wire::{self, Answer, FileSlice, Form, Request, Verb};
 
@@ -33,14 +36,24 @@ const BOM: &[u8] = &[0xEF, 0xBB, 0xBF];
 pub struct Policy {
     pub limit: Duration,
     pub ca_file: Option<String>,
+    /// Origins that may lie inside.
+    pub allowed: String,
 }
 
 impl Policy {
     pub fn now() -> Self {
+        let text = |setting: &settings::Text| setting.get().map(|text| text.to_string_lossy().into_owned());
         Self {
             limit: Duration::from_secs(settings::HTTP_TIMEOUT.get() as u64),
-            ca_file: settings::CA_FILE.get().map(|file| file.to_string_lossy().into_owned()).filter(|f| !f.is_empty()),
+            ca_file: text(&settings::CA_FILE).filter(|file| !file.is_empty()),
+            allowed: text(&settings::ALLOWED_ORIGINS).unwrap_or_default(),
         }
+    }
+
+    /// With what the owner of the server may name beyond the setting.
+    pub fn trusting(mut self, server: &Server) -> Self {
+        self.allowed = format!("{},{}", self.allowed, server.allowed());
+        self
     }
 }
 
@@ -79,7 +92,9 @@ fn exchange(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &
     let url = Url::parse(&request.url).map_err(|e| Trouble::before(format!("the address is none: {e}")))?;
     let limit = policy.limit + Duration::from_secs(sent_bytes(request) / BYTES_PER_SECOND);
     let deadline = Instant::now() + limit;
-    let client = client(&url, policy)?;
+    let permit = address::permit(&request.url, &policy.allowed)
+        .map_err(|reason| Trouble::before(format!("the address is not used: {reason}")))?;
+    let client = client(&url, &permit, policy)?;
     let sent = build(&client, url, request, key, file)?.timeout(limit).send();
     let response =
         sent.map_err(|error| Trouble { unsent: error.is_connect() || error.is_builder(), message: words(error) })?;
@@ -102,28 +117,30 @@ fn sent_bytes(request: &Request) -> u64 {
 }
 
 /// A client whose connections go to addresses that were resolved and checked here, and to no others.
-fn client(url: &Url, policy: &Policy) -> Result<Client, Trouble> {
+fn client(url: &Url, permit: &Permit, policy: &Policy) -> Result<Client, Trouble> {
     type Kept = HashMap<String, (Instant, Client)>;
     static KEPT: OnceLock<Mutex<Kept>> = OnceLock::new();
-    let name = format!("{} {:?}", url.origin().ascii_serialization(), policy.ca_file);
+    let name = format!("{} {} {:?}", url.origin().ascii_serialization(), permit.allowed, policy.ca_file);
     let kept = KEPT.get_or_init(Mutex::default);
     if let Some((since, client)) = kept.lock().unwrap_or_else(|e| e.into_inner()).get(&name) {
         if since.elapsed() < PINNED_FOR {
             return Ok(client.clone());
         }
     }
-    let client = pinned(url, policy)?;
+    let client = pinned(permit, policy)?;
     kept.lock().unwrap_or_else(|e| e.into_inner()).insert(name, (Instant::now(), client.clone()));
     Ok(client)
 }
 
-fn pinned(url: &Url, policy: &Policy) -> Result<Client, Trouble> {
-    let host = url.host_str().ok_or_else(|| Trouble::before("the address has no host"))?;
-    let port = url.port_or_known_default().unwrap_or(443);
-    let addresses: Vec<SocketAddr> = (host.trim_matches(['[', ']']), port)
+fn pinned(permit: &Permit, policy: &Policy) -> Result<Client, Trouble> {
+    let host = permit.host.as_str();
+    let resolved = (host, permit.port)
         .to_socket_addrs()
         .map_err(|e| Trouble::before(format!("{host} has no address: {e}")))?
         .collect();
+    let addresses = permit
+        .addresses(resolved)
+        .map_err(|reason| Trouble::before(format!("the address of {host} is not used: {reason}")))?;
     let mut builder = Client::builder()
         .connect_timeout(CONNECT_LIMIT.min(policy.limit))
         .redirect(Redirects::none())
@@ -180,12 +197,7 @@ fn build(
 /// The request's headers with the key among them.
 fn authorized(request: &Request, key: &Secret) -> Result<Vec<(String, String)>, Trouble> {
     let mut headers: Vec<_> = request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    match &request.auth {
-        wire::Auth::None => {}
-        wire::Auth::Bearer => headers.push(("authorization".into(), format!("Bearer {}", key.reveal()))),
-        wire::Auth::Header(name) => headers.push(((*name).to_owned(), key.reveal().to_owned())),
-        wire::Auth::SigV4 { .. } => return Err(Trouble::before("requests cannot be signed in this version")),
-    }
+    headers.extend(auth::headers(request, key, SystemTime::now()).map_err(Trouble::before)?);
     Ok(headers)
 }
 

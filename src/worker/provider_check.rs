@@ -26,7 +26,7 @@ pub fn check(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Result<String, Use
             .hint("CREATE SERVER ... FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'openai', base_url 'https://...');")
     })?;
     let address = provider.server.base_url.clone();
-    let policy = Policy::now();
+    let policy = Policy::now().trusting(&provider.server);
     let told = run_beside(move || ask(&provider, &policy));
     let models = told
         .unwrap_or_else(|| Err(Fault::Retry { after: None, message: "the helper thread broke down".into() }))

@@ -74,6 +74,7 @@ fn suffix(name: &str) -> String {
 
 impl Sending {
     pub fn new(job: &Job, provider: Provider, file: Option<Written>, policy: Policy) -> Result<Self, Fault> {
+        let policy = policy.trusting(&provider.server);
         Ok(Self {
             phase: job.phase_now(),
             view: view(job, provider.server)?,
