@@ -12,6 +12,8 @@ use super::state::State;
 
 /// Failed tries to tidy up, or to cancel a job that is out of time, before what is left is only named.
 const LAST_TRIES: i32 = 5;
+/// Polls of a job that is not there before it is taken as gone.
+const GONE: i32 = 3;
 /// Failures in a row from which on a provider is left alone, too, not only the job.
 const CIRCUIT: i32 = 3;
 
@@ -44,7 +46,11 @@ pub(super) fn failed(job: &Job, phase: Phase, fault: Fault, pace: Pace) -> Chang
         (Phase::Create, Fault::NotProtocol { .. }) => ambiguous("the answer was not of the protocol"),
         (phase, Fault::Throttled { after }) => throttled(job, phase, after, pace),
         (Phase::Events, _) => events(job, EventPage::default(), pace),
-        (Phase::Poll, Fault::Gone) if job.failing_for > (pace.poll * 6).as_secs_f64() => Change {
+        // Once or twice it may be a copy of theirs that lags behind.
+        (Phase::Poll, Fault::Gone) if job.looks + 1 < GONE || job.failing_for < (pace.poll * 6).as_secs_f64() => {
+            Change { looks: Some(job.looks + 1), ..retry(job, phase, Fault::Gone, pace) }
+        }
+        (Phase::Poll, Fault::Gone) => Change {
             problem: Some(Problem {
                 code: "HV00M",
                 message: "the provider does not know the job any more".into(),

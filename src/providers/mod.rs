@@ -15,6 +15,8 @@ pub mod fault;
 pub mod fireworks;
 pub mod knobs;
 pub mod lifecycle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod mishaps;
 pub mod openai;
 mod openai_files;

@@ -95,9 +95,14 @@ fn exchange(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &
     let permit = address::permit(&request.url, &policy.allowed)
         .map_err(|reason| Trouble::before(format!("the address is not used: {reason}")))?;
     let client = client(&url, &permit, policy)?;
+    let origin = url.origin().ascii_serialization();
     let sent = build(&client, url, request, key, file)?.timeout(limit).send();
-    let response =
-        sent.map_err(|error| Trouble { unsent: error.is_connect() || error.is_builder(), message: words(error) })?;
+    let response = sent.map_err(|error| {
+        // The body's reader only knows that nobody takes it; ask the connection itself why.
+        let cause = if error.is_body() { client.head(origin).send().err() } else { None };
+        let error = cause.filter(reqwest::Error::is_connect).unwrap_or(error);
+        Trouble { unsent: error.is_connect() || error.is_builder(), message: words(error) }
+    })?;
     if response.status().is_redirection() {
         let to = response.headers().get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or("nowhere");
         return Err(Trouble::after(format!(

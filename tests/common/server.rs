@@ -170,8 +170,13 @@ impl Server {
 
     /// Path of a file with this text that the server can read and its tables, dumps and logs do not hold.
     pub fn secret(&self, text: &str) -> String {
-        let path = self.dir.join("secret");
-        std::fs::write(&path, text).expect("a file for the secret");
+        self.file("secret", text)
+    }
+
+    /// Path of a file of this name beside the server's data.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.join(name);
+        std::fs::write(&path, text).expect("a file that the server can read");
         path.to_str().expect("a path in UTF-8").to_string()
     }
 
