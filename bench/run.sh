@@ -16,4 +16,6 @@ for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh; do
     case $file in *.sh) PGFT_BIN=$PGFT_BIN "$file" "$url"; continue ;; esac
     PGOPTIONS='-c client_min_messages=warning' "$PGFT_BIN/psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 --file "$file" "$url"
 done
+say "== jobs: an idle worker, 200 open jobs at a provider, a training file of 400 MB"
+(cd "$PGFT_ROOT" && cargo test --release --quiet --test jobs_bench -- --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
