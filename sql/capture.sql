@@ -19,6 +19,7 @@ CREATE TYPE captured_signal AS (
     episode_title   text,
     podcast_title   text,
     speaker_name    text,
+    reason          text,
     surface         text,
     session_id      text,
     model_variant   text,
@@ -177,10 +178,10 @@ DECLARE
 BEGIN
     -- The log has just decided which action counts and when it was taken, so both are read from there.
     INSERT INTO @extschema@.training_data_point AS t (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
-        actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, surface, session_id,
+        actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, reason, surface, session_id,
         model_variant, model_id, position, propensity, shown_at)
     SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin || ':' || s.signal_id, origin, s.signal_id, s.chunk_id, s.chunk_content,
-        s.embedding, l.user_action, l.actioned_at, l.relevance_score, s.quality_score, s.episode_title, s.podcast_title, s.speaker_name,
+        s.embedding, l.user_action, l.actioned_at, l.relevance_score, s.quality_score, s.episode_title, s.podcast_title, s.speaker_name, s.reason,
         l.surface, l.session_id, l.model_variant, l.model_id, l.position, l.propensity, l.shown_at
     FROM unnest(signals) s
     JOIN @extschema@.model_performance_log l ON l.user_id = s.user_id AND l.source = origin AND l.signal_id = s.signal_id
@@ -196,6 +197,8 @@ BEGIN
         episode_title = coalesce(EXCLUDED.episode_title, t.episode_title),
         podcast_title = coalesce(EXCLUDED.podcast_title, t.podcast_title),
         speaker_name = coalesce(EXCLUDED.speaker_name, t.speaker_name),
+        -- a reason belongs to the action it was given for
+        reason = CASE WHEN t.user_action IS DISTINCT FROM EXCLUDED.user_action THEN EXCLUDED.reason ELSE coalesce(EXCLUDED.reason, t.reason) END,
         surface = EXCLUDED.surface,
         session_id = EXCLUDED.session_id,
         position = EXCLUDED.position,
@@ -206,9 +209,9 @@ BEGIN
     WHERE (coalesce(EXCLUDED.chunk_id, t.chunk_id), EXCLUDED.chunk_content, EXCLUDED.user_action, EXCLUDED.actioned_at,
            EXCLUDED.relevance_score, coalesce(EXCLUDED.quality_score, t.quality_score), coalesce(EXCLUDED.episode_title, t.episode_title),
            coalesce(EXCLUDED.podcast_title, t.podcast_title), coalesce(EXCLUDED.speaker_name, t.speaker_name),
-           EXCLUDED.surface, EXCLUDED.session_id, EXCLUDED.position, EXCLUDED.propensity)
+           coalesce(EXCLUDED.reason, t.reason), EXCLUDED.surface, EXCLUDED.session_id, EXCLUDED.position, EXCLUDED.propensity)
           IS DISTINCT FROM (t.chunk_id, t.chunk_content, t.user_action, t.actioned_at, t.relevance_score, t.quality_score, t.episode_title,
-           t.podcast_title, t.speaker_name, t.surface, t.session_id, t.position, t.propensity)
+           t.podcast_title, t.speaker_name, t.reason, t.surface, t.session_id, t.position, t.propensity)
        OR (EXCLUDED.embedding IS NOT NULL
            AND (t.embedding IS NULL OR t.embedding OPERATOR(@extschema:vector@.<>) EXCLUDED.embedding));
     GET DIAGNOSTICS written = ROW_COUNT;

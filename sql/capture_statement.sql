@@ -93,10 +93,10 @@ BEGIN
             FROM fresh f
             ON CONFLICT (user_id, source, signal_id) DO NOTHING)
         INSERT INTO @extschema@.training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
-            actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, surface, session_id,
+            actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, reason, surface, session_id,
             model_variant, model_id, position, propensity, shown_at)
         SELECT f.user_id, %3$L || ':' || f.signal_id, %3$L, f.signal_id, f.chunk_id, f.chunk_content, f.embedding, f.user_action,
-            f.acted_at, f.relevance_score, f.quality_score, f.episode_title, f.podcast_title, f.speaker_name, f.surface, f.session_id,
+            f.acted_at, f.relevance_score, f.quality_score, f.episode_title, f.podcast_title, f.speaker_name, f.reason, f.surface, f.session_id,
             f.served_variant, f.served_model, f.position, f.propensity, coalesce(f.shown_at, now())
         FROM fresh f
         ON CONFLICT (user_id, source, signal_id) DO NOTHING
@@ -114,7 +114,7 @@ DECLARE
     timed boolean := 'actioned_at' = ANY (src.columns);
     -- Context of the serving: a later NULL does not erase it. What was shown: a difference is for _capture() to judge.
     served text[] := ARRAY(SELECT c FROM unnest(ARRAY['relevance_score', 'surface', 'session_id', 'position', 'propensity']) c WHERE c = ANY (src.columns));
-    shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name']) c WHERE c = ANY (src.columns));
+    shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name', 'reason']) c WHERE c = ANY (src.columns));
     acted_at text := format('CASE WHEN s.user_action IS NULL THEN NULL %s WHEN s.user_action = l.user_action THEN l.actioned_at ELSE now() END',
         CASE WHEN timed THEN 'WHEN s.actioned_at IS NOT NULL THEN s.actioned_at' END);
     sound text := (SELECT string_agg(f.rule, '') FROM (VALUES

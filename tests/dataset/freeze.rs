@@ -464,3 +464,22 @@ fn points_that_change_meanwhile_are_frozen_all_the_same() {
         .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (400, 20));
 }
+
+#[test]
+fn a_captured_reason_is_frozen_with_the_action() {
+    let (_db, mut client) = database(
+        "CREATE TABLE signal (id bigint PRIMARY KEY, user_id text, user_action text, why text);
+         CREATE VIEW seen AS SELECT id AS signal_id, user_id, user_action, why AS reason, 'text ' || id AS chunk_content,
+             ARRAY[1, id, id % 7]::vector AS embedding FROM signal;
+         SELECT capture_signals('signal', via => 'seen');
+         INSERT INTO signal SELECT i, 'u' || i % 20, CASE WHEN i % 3 = 0 THEN 'saved' END, NULL FROM generate_series(1, 400) i;
+         UPDATE signal SET user_action = 'skipped', why = 'too long' WHERE user_action IS NULL;
+         UPDATE signal SET user_action = 'saved', why = NULL WHERE id = 1;
+         SELECT create_dataset('d');",
+    );
+    let reasons: Vec<String> = values(
+        &mut client,
+        "SELECT DISTINCT concat_ws(' ', user_action, coalesce(reason, 'without')) FROM dataset_example ORDER BY 1",
+    );
+    assert_eq!(reasons, ["saved without", "skipped too long"]);
+}
