@@ -114,7 +114,7 @@ DECLARE
     timed boolean := 'actioned_at' = ANY (src.columns);
     -- Context of the serving: a later NULL does not erase it. What was shown: a difference is for _capture() to judge.
     served text[] := ARRAY(SELECT c FROM unnest(ARRAY['relevance_score', 'surface', 'session_id', 'position', 'propensity']) c WHERE c = ANY (src.columns));
-    shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name', 'reason']) c WHERE c = ANY (src.columns));
+    shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name']) c WHERE c = ANY (src.columns));
     acted_at text := format('CASE WHEN s.user_action IS NULL THEN NULL %s WHEN s.user_action = l.user_action THEN l.actioned_at ELSE now() END',
         CASE WHEN timed THEN 'WHEN s.actioned_at IS NOT NULL THEN s.actioned_at' END);
     sound text := (SELECT string_agg(f.rule, '') FROM (VALUES
@@ -152,7 +152,8 @@ BEGIN
                 JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c)),
         concat((SELECT string_agg(format(' AND (v.%1$I IS NULL OR t.%1$I = v.%1$I::%2$s)', c, a.atttypid::regtype), '') FROM unnest(shown) c
          JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c),
-            CASE WHEN 'embedding' = ANY (src.columns) THEN ' AND (v.embedding IS NULL OR t.embedding IS NOT NULL)' END),
+            CASE WHEN 'embedding' = ANY (src.columns) THEN ' AND (v.embedding IS NULL OR t.embedding IS NOT NULL)' END,
+            CASE WHEN 'reason' = ANY (src.columns) THEN ' AND t.reason IS NOT DISTINCT FROM v.reason::text' END),
         src.via, src.name, coalesce(key_type, 'text'),
         CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,
         (SELECT string_agg(format(', %1$I = coalesce(s.%1$I, l.%1$I)', c), '') FROM unnest(served) c), sound,

@@ -470,7 +470,7 @@ fn a_captured_reason_is_frozen_with_the_action() {
     let (_db, mut client) = database(
         "CREATE TABLE signal (id bigint PRIMARY KEY, user_id text, user_action text, why text);
          CREATE VIEW seen AS SELECT id AS signal_id, user_id, user_action, why AS reason, 'text ' || id AS chunk_content,
-             ARRAY[1, id, id % 7]::vector AS embedding FROM signal;
+             ARRAY[1, id, id % 7]::real[]::vector AS embedding FROM signal;
          SELECT capture_signals('signal', via => 'seen');
          INSERT INTO signal SELECT i, 'u' || i % 20, CASE WHEN i % 3 = 0 THEN 'saved' END, NULL FROM generate_series(1, 400) i;
          UPDATE signal SET user_action = 'skipped', why = 'too long' WHERE user_action IS NULL;
