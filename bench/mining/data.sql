@@ -8,10 +8,9 @@ CREATE FUNCTION noise(seed bigint) RETURNS vector LANGUAGE sql VOLATILE AS
 CREATE TABLE topic AS SELECT i AS topic, noise(i) AS v FROM generate_series(0, 1999) i;
 CREATE TABLE passage AS SELECT i AS passage, i % 2000 AS topic, l2_normalize(v + noise(i)) AS v FROM generate_series(0, 199999) i JOIN topic ON topic = i % 2000;
 CREATE TABLE likes AS SELECT 'u' || u AS user_id, (u * 7 + k * 641) % 2000 AS topic FROM generate_series(0, 1999) u, generate_series(0, 2) k;
--- the n-th save of user u is the u-th text of a liked topic, so that no two users save the same text
+-- three users like each topic; each saves texts of its own there: ten in all
 CREATE TABLE saved AS
-SELECT DISTINCT ON (passage) 'u' || u AS user_id, (u * 7 + (n % 3) * 641) % 2000 + 2000 * ((u * 13 + n * 17) % 100) AS passage FROM generate_series(0, 1999) u, generate_series(0, 11) n
-ORDER BY passage, n, u;
+SELECT 'u' || u AS user_id, (u * 7 + n % 3 * 641) % 2000 + 2000 * (n % 3 * 30 + n / 3) AS passage FROM generate_series(0, 1999) u, generate_series(0, 9) n;
 INSERT INTO training_data_point (user_id, id, chunk_content, embedding, user_action, actioned_at, shown_at)
 SELECT coalesce(s.user_id, 'b' || p.passage % 1800), p.passage::text, 'passage ' || p.passage, p.v, CASE WHEN s.user_id IS NULL THEN 'skipped' ELSE 'saved' END,
        '2026-01-01'::timestamptz + p.passage * interval '1 minute', '2026-01-01'
