@@ -18,4 +18,8 @@ for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh "$PGFT_ROOT"/
 done
 say "== jobs: an idle worker, 200 open jobs at a provider, a training file of 400 MB"
 (cd "$PGFT_ROOT" && cargo test --release --quiet --test jobs_bench -- --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
+for script in "$PGFT_ROOT"/bench/training*.sh; do
+    say "== $(basename "$script" .sh): $(sed -n '2s/^# //p' "$script")"
+    "$script"
+done
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

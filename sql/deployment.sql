@@ -18,7 +18,7 @@ GRANT EXECUTE ON FUNCTION served_at TO finetune_app, finetune_analyst;
 CREATE VIEW deployment_history AS
 SELECT d.id, d.model_id, d.action, d.reason, d.experiment, d.deployed_by, d.deployed_at,
        pg_catalog.lead(d.deployed_at) OVER later AS served_until,
-       pg_catalog.lead(d.id) OVER later IS NULL AS live
+       pg_catalog.lead(d.id) OVER later IS NULL AS live, d.overridden
 FROM @extschema@.deployment d
 WINDOW later AS (ORDER BY d.id)
 ORDER BY d.id;
@@ -76,7 +76,31 @@ COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed ev
 REVOKE ALL ON FUNCTION _require_passed_gate FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _require_passed_gate TO finetune_admin;
 
-CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text) RETURNS bigint
+CREATE FUNCTION _overridden_gate(model text, reason text, override boolean) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    gate record;
+BEGIN
+    SELECT g.* INTO gate FROM @extschema@._gate(model) g;
+    IF override IS NOT TRUE OR gate.verdict = 'passed' THEN
+        RETURN NULL;
+    END IF;
+    IF btrim(coalesce(reason, '')) = '' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('overriding the gate for model "%s" takes a reason', model),
+            DETAIL = coalesce('Its evaluation: ' || gate.verdict || ', ' || gate.reason || '.', 'It was never evaluated.'),
+            HINT = format('SELECT @extschema@.deploy_model(%L, reason => ''...'', override => true); keeps it in deployment_history.', model);
+    END IF;
+    RETURN coalesce(gate.verdict || ', ' || gate.reason, 'never evaluated');
+END
+$$;
+COMMENT ON FUNCTION _overridden_gate IS 'pg_finetune private: the verdict that is overridden, NULL when none is; refuses without a reason';
+REVOKE ALL ON FUNCTION _overridden_gate FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _overridden_gate TO finetune_admin;
+
+CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text, overridden text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -85,8 +109,8 @@ DECLARE
 BEGIN
     -- One writer at a time, so that ids and times agree about what came last.
     LOCK TABLE @extschema@.deployment IN SHARE ROW EXCLUSIVE MODE;
-    INSERT INTO @extschema@.deployment (model_id, action, reason, experiment)
-    VALUES (model, action, reason, experiment)
+    INSERT INTO @extschema@.deployment (model_id, action, reason, experiment, overridden)
+    VALUES (model, action, reason, experiment, overridden)
     RETURNING id INTO deployment_id;
     SELECT string_agg(quote_ident(e.name), ', ' ORDER BY e.name) INTO others
     FROM @extschema@.experiment e WHERE e.status = 'running';
@@ -102,20 +126,25 @@ COMMENT ON FUNCTION _record_deployment IS 'Appends one row to the deployment log
 REVOKE ALL ON FUNCTION _record_deployment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _record_deployment TO finetune_admin;
 
-CREATE FUNCTION deploy_model(model text, reason text DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION deploy_model(model text, reason text DEFAULT NULL, override boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    overridden text;
 BEGIN
     PERFORM @extschema@._require_role('deploy_model', 'finetune_admin');
     PERFORM @extschema@._require_model(model);
     -- Models of outside providers have no adapter here that the gate could judge.
     IF EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = deploy_model.model) THEN
-        PERFORM @extschema@._require_passed_gate(model);
+        overridden := @extschema@._overridden_gate(model, reason, override);
+        IF overridden IS NULL THEN
+            PERFORM @extschema@._require_passed_gate(model);
+        END IF;
     END IF;
-    RETURN @extschema@._record_deployment(model, 'deploy', reason, NULL);
+    RETURN @extschema@._record_deployment(model, 'deploy', reason, NULL, overridden);
 END
 $$;
-COMMENT ON FUNCTION deploy_model IS 'Makes a model serve everybody outside experiments; returns the id of the deployment';
+COMMENT ON FUNCTION deploy_model IS 'Makes a model serve everybody outside experiments; returns the id of the deployment. override => true takes one that has not passed the gate, and keeps the verdict and the reason given in the log';
 GRANT EXECUTE ON FUNCTION deploy_model TO finetune_admin;
 
 CREATE FUNCTION _earlier_live_models() RETURNS text[]

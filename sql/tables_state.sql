@@ -168,10 +168,12 @@ CREATE TABLE deployment (
     action      text NOT NULL CHECK (action OPERATOR(pg_catalog.=) ANY (ARRAY['deploy', 'rollback'])),
     reason      text,
     experiment  text,
+    overridden  text CHECK (overridden IS NULL OR reason OPERATOR(pg_catalog.<>) ''),
     deployed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     deployed_by text NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE deployment IS 'Append-only log of what serves users outside experiments; the last row is live, no row = base';
+COMMENT ON COLUMN deployment.overridden IS 'verdict of the gate that somebody overrode, for the reason given; NULL = none';
 SELECT pg_catalog.pg_extension_config_dump('deployment', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('deployment', 'id')::pg_catalog.regclass, '');
 

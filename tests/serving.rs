@@ -116,3 +116,33 @@ fn refusals() {
     client.batch_execute(SWAP).unwrap();
     assert_error!(client, "SELECT adapt('[1,0,0]', 'swap')", "22023", "3 dimensions");
 }
+
+#[test]
+fn the_gate_is_overridden_only_with_a_reason_that_stays() {
+    let db = Server::shared().create_database("override");
+    let mut client = db.install("pgft");
+    client.batch_execute(SWAP).unwrap();
+    assert_error!(client, "SELECT deploy_model('swap')", "55000", "never evaluated");
+    assert_error!(
+        client,
+        "SELECT deploy_model('swap', override => true)",
+        "22023",
+        "takes a reason",
+        "never evaluated"
+    );
+    assert_error!(client, "SELECT deploy_model('swap', reason => ' ', override => true)", "22023", "takes a reason");
+    client
+        .batch_execute(
+            "INSERT INTO model_evaluation (model_id, against, users, examples, seed, verdict, reason)
+             VALUES ('swap', 'base', 30, 300, 1, 'refused', 'more false suggestions');
+             SELECT deploy_model('swap', reason => 'for the demonstration', override => true)",
+        )
+        .unwrap();
+    let kept = "SELECT reason || ' / ' || overridden FROM deployment_history WHERE live";
+    let words = "for the demonstration / refused, against \"base\": more false suggestions";
+    assert_eq!(value::<String>(&mut client, kept), words);
+    client
+        .batch_execute("UPDATE model_evaluation SET verdict = 'passed'; SELECT deploy_model('swap', override => true)")
+        .unwrap();
+    assert_eq!(value::<Option<String>>(&mut client, "SELECT overridden FROM deployment_history WHERE live"), None);
+}

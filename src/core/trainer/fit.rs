@@ -267,7 +267,7 @@ impl Trainer {
             anchors: vec![0.0; batch * dim],
             queries: vec![0.0; batch * dim],
             pulls: vec![0.0; batch * dim],
-            scores: vec![0.0; batch * examples.width],
+            scores: vec![0.0; examples.width],
             weights: vec![0.0; batch],
             gradient: vec![0.0; residual.parameters.len()],
         }
@@ -308,10 +308,8 @@ impl Trainer {
     fn step(&mut self, task: &Task<'_>, residual: &mut Residual, chosen: &[u32]) -> f64 {
         wide(|| self.anchor(task, chosen));
         residual.apply(&self.anchors, &mut self.queries);
-        wide(|| self.score(task, chosen));
         let Params { loss, tau, margin, lambda, .. } = *task.params;
-        let loss = Objective { loss, tau, margin }.backward(&mut self.scores, task.examples.width, &self.weights);
-        wide(|| self.backward(task, chosen));
+        let loss = wide(|| self.pull(task, Objective { loss, tau, margin }, chosen));
         residual.gradient(&self.anchors, &self.pulls, lambda, &mut self.gradient);
         self.adam.step(&mut residual.parameters, &self.gradient);
         loss
@@ -333,29 +331,27 @@ impl Trainer {
         }
     }
 
-    /// Scores of all items of the batch.
+    /// Mean loss of the batch and the pull of its scores' gradients on each query, example by example: the vectors are
+    /// still close when they are needed again.
     #[inline(always)]
-    fn score(&mut self, task: &Task<'_>, chosen: &[u32]) {
+    fn pull(&mut self, task: &Task<'_>, objective: Objective, chosen: &[u32]) -> f64 {
         let (dim, examples) = (task.items.dim, task.examples);
-        let queries = self.queries.chunks_exact(dim);
-        for ((&index, query), scores) in chosen.iter().zip(queries).zip(self.scores.chunks_exact_mut(examples.width)) {
-            for (&item, score) in examples.example(index as usize).iter().zip(scores) {
+        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
+        let mut loss = 0.0;
+        let vectors = self.queries.chunks_exact(dim).zip(self.pulls.chunks_exact_mut(dim));
+        for ((&index, &weight), (query, pull)) in chosen.iter().zip(&self.weights).zip(vectors) {
+            let items = examples.example(index as usize);
+            for (&item, score) in items.iter().zip(&mut self.scores) {
                 *score = dot(query, task.items.row(item as usize));
             }
-        }
-    }
-
-    /// The pull of every score's gradient on its query.
-    #[inline(always)]
-    fn backward(&mut self, task: &Task<'_>, chosen: &[u32]) {
-        let (dim, examples) = (task.items.dim, task.examples);
-        let gradients = self.scores.chunks_exact(examples.width);
-        for ((&index, pull), gradients) in chosen.iter().zip(self.pulls.chunks_exact_mut(dim)).zip(gradients) {
+            loss += objective.one(&mut self.scores) * f64::from(weight);
+            let share = (f64::from(weight) / total) as f32;
             pull.fill(0.0);
-            for (&item, &gradient) in examples.example(index as usize).iter().zip(gradients) {
-                add_scaled(pull, gradient, task.items.row(item as usize));
+            for (&item, gradient) in items.iter().zip(&self.scores) {
+                add_scaled(pull, gradient * share, task.items.row(item as usize));
             }
         }
+        loss / total
     }
 }
 
@@ -397,9 +393,7 @@ mod tests {
         for chosen in (0..task.examples.len() as u32).collect::<Vec<_>>().chunks_exact(trainer.batch) {
             trainer.anchor(task, chosen);
             residual.apply(&trainer.anchors, &mut trainer.queries);
-            trainer.score(task, chosen);
-            let objective = Objective { loss, tau, margin };
-            sum += objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
+            sum += trainer.pull(task, Objective { loss, tau, margin }, chosen);
             batches += 1.0;
         }
         sum / batches + f64::from(lambda) * norm(&residual.parameters).powi(2)
@@ -419,10 +413,8 @@ mod tests {
                 let mut at = |residual: &Residual| {
                     trainer.anchor(task, &chosen);
                     residual.apply(&trainer.anchors, &mut trainer.queries);
-                    trainer.score(task, &chosen);
                     let objective = Objective { loss, tau: params.tau, margin: params.margin };
-                    let data = objective.backward(&mut trainer.scores, task.examples.width, &trainer.weights);
-                    trainer.backward(task, &chosen);
+                    let data = trainer.pull(task, objective, &chosen);
                     residual.gradient(&trainer.anchors, &trainer.pulls, params.lambda, &mut trainer.gradient);
                     let penalty = f64::from(params.lambda) * norm(&residual.parameters).powi(2);
                     (data + penalty, trainer.gradient.clone())

@@ -22,16 +22,22 @@ pub(super) struct Objective {
 }
 
 impl Objective {
-    /// Mean loss of examples of `width` scores each, the saved item's first; the scores become their gradients.
+    /// Loss of one example, the saved item's score first; the scores become their gradients.
+    pub fn one(&self, scores: &mut [f32]) -> f64 {
+        match self.loss {
+            Loss::Softmax => softmax(scores, self.tau),
+            Loss::Bpr => bpr(scores, self.tau),
+            Loss::Triplet => triplet(scores, self.margin),
+        }
+    }
+
+    /// Mean loss of examples of `width` scores each; the scores become their gradients.
+    #[cfg(test)]
     pub fn backward(&self, scores: &mut [f32], width: usize, weights: &[f32]) -> f64 {
         let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
         let mut loss = 0.0;
         for (scores, &weight) in scores.chunks_exact_mut(width).zip(weights) {
-            let one = match self.loss {
-                Loss::Softmax => softmax(scores, self.tau),
-                Loss::Bpr => bpr(scores, self.tau),
-                Loss::Triplet => triplet(scores, self.margin),
-            };
+            let one = self.one(scores);
             let share = (f64::from(weight) / total) as f32;
             scores.iter_mut().for_each(|g| *g *= share);
             loss += one * f64::from(weight);

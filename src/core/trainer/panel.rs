@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn of_few_users_the_days_are_set_aside() {
-        let by_day = |item: u32| Action { at: i64::from(item / 4) * DAY + 5, ..action(item, item % 2 == 0, 0) };
+        let by_day =
+            |item: u32| Action { at: i64::from(item / 4) * DAY + 5, ..action(item, item.is_multiple_of(2), 0) };
         let alone =
             User { name: "ann".into(), train: (0..80).map(by_day).collect(), test: (80..101).map(by_day).collect() };
         let roles = Roles::assign(&[alone], 1, 3);
