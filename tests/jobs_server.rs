@@ -189,6 +189,8 @@ fn a_standby_is_silent_and_goes_on_after_its_promotion() {
     execute(&mut reader, "SELECT pg_promote()");
     fake.behave(|manners| manners.polls = Some(1));
     assert_eq!(wait_for_job(&mut reader, &job), "succeeded");
-    assert_eq!(wait_for_job(&mut reader, &second), "succeeded");
+    let ended = wait_for_job(&mut reader, &second);
+    let why: String = value(&mut reader, &format!("SELECT concat_ws(E'\\n', j.error_message, (SELECT string_agg(e.message, E'\\n' ORDER BY e.id) FROM fine_tuning_event e WHERE e.job_id = j.id)) FROM fine_tuning_job j WHERE j.id = '{second}'"));
+    assert_eq!(ended, "succeeded", "{why}");
     assert_eq!(fake.jobs().len(), 2, "polled on, not created again");
 }

@@ -293,7 +293,8 @@ fn not_found(job: &Job, pace: Pace) -> Change {
             "its creation was not answered and it is not at the provider: created again",
             json!({"looks": looks}),
         )],
-        ..next(Phase::Create)
+        // What is uploaded already is not uploaded again; after a promotion it may be nothing.
+        ..next(Phase::Upload)
     }
 }
 

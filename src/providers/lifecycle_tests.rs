@@ -89,7 +89,7 @@ fn a_creation_without_an_answer_is_never_simply_repeated() {
         find.looks = look;
         let change = told(&find, Outcome::Found(vec![]));
         let last = look + 1 == LOOKS;
-        assert_eq!(change.phase, Some(if last { Phase::Create } else { Phase::Find }), "look {look}");
+        assert_eq!(change.phase, Some(if last { Phase::Upload } else { Phase::Find }), "look {look}");
         assert_eq!(change.intent_over, last);
         assert!(last || change.wait_ms == 30_000);
     }
