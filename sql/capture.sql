@@ -87,7 +87,7 @@ BEGIN
     EXECUTE format('SELECT array_agg(ROW(%s)::@extschema@.captured_signal) FROM %s v WHERE v.signal_id = ANY ($1::%s[])',
                    fields, via, key_type)
     INTO signals USING keys;
-    RETURN coalesce(signals, '{}');
+    RETURN coalesce(@extschema@._without_forgotten(signals), '{}');
 END
 $$;
 COMMENT ON FUNCTION _read_signals(regclass, text[], text[]) IS 'What a view shows for these signal ids';

@@ -449,6 +449,11 @@ SELECT s.name AS source, s.relation, s.via, s.key_column, s.on_error, s.attached
        (SELECT pg_catalog.count(*) FROM @extschema@.training_data_point t WHERE t.source OPERATOR(pg_catalog.=) s.name) AS captured,
        (SELECT pg_catalog.count(*) FROM @extschema@.capture_failure f
         WHERE f.source OPERATOR(pg_catalog.=) s.name AND f.healed_at IS NULL) AS open_failures,
+       (SELECT coalesce(pg_catalog.sum(pg_catalog.cardinality(f.signal_ids)), 0) FROM @extschema@.capture_failure f
+        WHERE f.source OPERATOR(pg_catalog.=) s.name AND f.healed_at IS NULL)::pg_catalog.int8 AS signals_behind,
+       (SELECT coalesce(pg_catalog.sum(pg_catalog.cardinality(f.signal_ids)), 0) FROM @extschema@.capture_failure f
+        WHERE f.source OPERATOR(pg_catalog.=) s.name AND f.healed_at IS NULL
+          AND pg_catalog.starts_with(f.error_message, 'chunk_content is longer'))::pg_catalog.int8 AS oversized,
        last.failed_at AS last_failed_at, last.error_code AS last_error_code, last.error_message AS last_error
 FROM @extschema@.capture_source s
 LEFT JOIN LATERAL (SELECT f.failed_at, f.error_code, f.error_message FROM @extschema@.capture_failure f
@@ -456,5 +461,7 @@ LEFT JOIN LATERAL (SELECT f.failed_at, f.error_code, f.error_message FROM @extsc
 COMMENT ON VIEW capture_status IS 'Each captured table: does capture work, how much has it caught, what failed last';
 COMMENT ON COLUMN capture_status.state IS 'capturing, capturing with open failures, or what is broken: a column, a trigger, the view, the table';
 COMMENT ON COLUMN capture_status.captured IS 'data points of this source';
+COMMENT ON COLUMN capture_status.signals_behind IS 'the lag: signals in open failures, which a backfill would bring; captures happen in the writer''s statement, so nothing else waits';
+COMMENT ON COLUMN capture_status.oversized IS 'how many of those are too long (pg_finetune.max_chunk_bytes)';
 COMMENT ON COLUMN capture_status.open_failures IS 'rows of capture_failure that backfill_signals() has not healed yet';
 GRANT SELECT ON capture_status TO finetune_analyst;

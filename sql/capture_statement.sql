@@ -81,6 +81,7 @@ BEGIN
                    coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END) AS served_model,
                    CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, now()) END AS acted_at
             FROM (SELECT s.* FROM s WHERE %2$s
+                  AND NOT EXISTS (SELECT FROM @extschema@.forgotten_user f WHERE f.user_hash = sha256(convert_to(s.user_id, 'UTF8')))
                   AND NOT EXISTS (SELECT FROM @extschema@.model_performance_log l
                                   WHERE l.user_id = s.user_id AND l.source = %3$L AND l.signal_id = s.signal_id) OFFSET 0) s
             LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, now())) a ON true),
@@ -129,7 +130,8 @@ BEGIN
     RETURN format($statement$
         WITH s AS MATERIALIZED (
             SELECT DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C")
-                   v.user_id::text AS user_id, v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s, t.ctid AS place,
+                   v.user_id::text AS user_id, v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s,
+                   t.ctid AS place, t.user_action AS before,
                    t.user_id = v.user_id::text AND t.chunk_content = v.chunk_content::text%2$s AS same
             FROM %3$s v JOIN @extschema@.training_data_point t ON t.source = %4$L AND t.signal_id = v.signal_id::text
             WHERE v.signal_id = ANY ($1::%5$s[])
@@ -140,13 +142,23 @@ BEGIN
             WHERE s.same AND l.user_id = s.user_id AND l.source = %4$L AND l.signal_id = s.signal_id
               AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s
               AND (l.user_action IS DISTINCT FROM s.user_action OR l.actioned_at IS DISTINCT FROM %7$s%10$s)
-            RETURNING s.place, l.user_action, l.actioned_at%11$s)
-        UPDATE @extschema@.training_data_point t SET user_action = g.user_action, actioned_at = g.actioned_at%12$s,
+            RETURNING s.place, s.before, l.user_action, l.actioned_at%11$s),
+        pointed AS (
+            UPDATE @extschema@.training_data_point t SET user_action = g.user_action, actioned_at = g.actioned_at%12$s,
             changes = t.changes + (t.user_action IS DISTINCT FROM g.user_action AND t.user_action IS NOT NULL)::int,
             used_for_training = t.used_for_training AND t.user_action IS NOT DISTINCT FROM g.user_action
         FROM logged g
         WHERE t.ctid = g.place
-        RETURNING t.signal_id$statement$,
+        RETURNING t.signal_id, t.user_id, g.before, t.user_action, t.embedding),
+        profiled AS (
+            INSERT INTO @extschema@.user_profile (user_id, user_action, dimensions, points, total)
+            SELECT e.user_id, c.user_action, @extschema:vector@.vector_dims(e.embedding), sum(c.sign), @extschema@._profile_total(e.embedding, c.sign)
+            FROM (SELECT p.user_id, p.before, p.user_action, @extschema:vector@.subvector(p.embedding, 1, 16000) AS embedding -- fetched once
+                  FROM pointed p WHERE p.before IS DISTINCT FROM p.user_action AND p.embedding IS NOT NULL OFFSET 0) e
+            CROSS JOIN LATERAL (VALUES (e.before, -1), (e.user_action, 1)) AS c (user_action, sign)
+            WHERE c.user_action IS NOT NULL AND @extschema:vector@.vector_norm(e.embedding) > 0
+            GROUP BY e.user_id, c.user_action, 3)
+        SELECT p.signal_id, CASE WHEN p.embedding IS NOT NULL THEN p.user_id END FROM pointed p$statement$,
         concat(CASE WHEN timed THEN ', v.actioned_at::timestamptz AS actioned_at' END,
             (SELECT coalesce(string_agg(format(', v.%1$I::%2$s AS %1$I', c, a.atttypid::regtype), ''), '') FROM unnest(served) c
                 JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c)),

@@ -89,6 +89,25 @@ COMMENT ON FUNCTION _profile_row_changed() IS 'pg_finetune private: brings user_
 REVOKE ALL ON FUNCTION _profile_row_changed() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _profile_row_changed() TO finetune_admin;
 
+CREATE FUNCTION _keeps_profiles() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keeps_profiles_wrapper';
+COMMENT ON FUNCTION _keeps_profiles() IS 'pg_finetune private: whether the running statement is that of capture, which adds to profiles by itself, many rows at once';
+REVOKE ALL ON FUNCTION _keeps_profiles() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _keeps_profiles() TO finetune_admin;
+
+CREATE FUNCTION _fold_profiles(users text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who text;
+BEGIN
+    FOR who IN SELECT p.user_id FROM @extschema@.user_profile p WHERE p.user_id = ANY (users) GROUP BY p.user_id HAVING count(*) > 8 LOOP
+        PERFORM @extschema@._fold_profile(who);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION _fold_profiles(text[]) IS 'pg_finetune private: the same for those of these users who have many rows';
+REVOKE ALL ON FUNCTION _fold_profiles(text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _fold_profiles(text[]) TO finetune_admin;
+
 CREATE FUNCTION _profile_truncated() RETURNS trigger
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -107,8 +126,8 @@ CREATE TRIGGER profile_delete AFTER DELETE ON training_data_point
 COMMENT ON TRIGGER profile_delete ON training_data_point IS 'keeps user_profile';
 -- By row and only where it matters: create_dataset() marks a million rows in one statement.
 CREATE TRIGGER profile_update AFTER UPDATE OF user_id, user_action, embedding ON training_data_point FOR EACH ROW
-    WHEN (OLD.user_id IS DISTINCT FROM NEW.user_id OR OLD.user_action IS DISTINCT FROM NEW.user_action
-          OR OLD.embedding IS DISTINCT FROM NEW.embedding)
+    WHEN ((OLD.user_id IS DISTINCT FROM NEW.user_id OR OLD.user_action IS DISTINCT FROM NEW.user_action
+           OR OLD.embedding IS DISTINCT FROM NEW.embedding) AND NOT _keeps_profiles())
     EXECUTE FUNCTION _profile_row_changed();
 COMMENT ON TRIGGER profile_update ON training_data_point IS 'keeps user_profile';
 CREATE TRIGGER profile_truncate AFTER TRUNCATE ON training_data_point FOR EACH STATEMENT EXECUTE FUNCTION _profile_truncated();

@@ -227,3 +227,14 @@ CREATE TABLE export_template (
 );
 COMMENT ON TABLE export_template IS 'Words of the chat formats of export_jsonl(), by name; without a row ''default'' the built-in words serve. Write with set_export_template(), which checks the placeholders';
 SELECT pg_catalog.pg_extension_config_dump('export_template', '');
+
+CREATE TABLE retention (
+    relation   text PRIMARY KEY,
+    keep       interval CHECK (keep OPERATOR(pg_catalog.>) interval '0'),
+    last_run_at timestamptz,
+    set_by     text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE retention IS 'How long rows are kept, where that differs from the default; written by set_retention()';
+COMMENT ON COLUMN retention.keep IS 'NULL = for ever';
+COMMENT ON COLUMN retention.last_run_at IS 'when nothing was left to delete: the next look is an hour later';
+SELECT pg_catalog.pg_extension_config_dump('retention', '');

@@ -203,3 +203,24 @@ CREATE TABLE capture_failure (
 COMMENT ON TABLE capture_failure IS 'Signals that could not be captured and why; backfill_signals() heals them';
 SELECT pg_catalog.pg_extension_config_dump('capture_failure', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('capture_failure', 'id')::pg_catalog.regclass, '');
+
+CREATE TABLE forgotten_user (
+    user_hash    bytea PRIMARY KEY,
+    forgotten_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    forgotten_by text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE forgotten_user IS 'Tombstones of forget_user(): nothing of these people is stored again until readmit_user()';
+COMMENT ON COLUMN forgotten_user.user_hash IS 'sha256 of the user id: whoever knows an id can ask whether it was forgotten, nobody can read the ids';
+SELECT pg_catalog.pg_extension_config_dump('forgotten_user', '');
+
+CREATE TABLE erasure_request (
+    id           uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    job_id       uuid NOT NULL REFERENCES fine_tuning_job (id) ON DELETE CASCADE,
+    provider     text NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    done_at      timestamptz,
+    outcome      text
+);
+COMMENT ON TABLE erasure_request IS 'Training files at providers that hold texts of a forgotten user: to be deleted there, done_at says when that happened';
+CREATE UNIQUE INDEX erasure_request_one_open ON erasure_request (job_id) WHERE done_at IS NULL;
+SELECT pg_catalog.pg_extension_config_dump('erasure_request', '');

@@ -38,7 +38,10 @@ extension_sql_file!("../sql/capture_statement.sql", name = "capture_statement", 
 extension_sql_file!("../sql/capture_triggers.sql", name = "capture_triggers", requires = ["capture_statement"]);
 extension_sql_file!("../sql/capture_api.sql", name = "capture_api", requires = ["capture_triggers"]);
 extension_sql_file!("../sql/capture_people.sql", name = "capture_people", requires = ["capture_api"]);
-extension_sql_file!("../sql/dataset_parameters.sql", name = "dataset_parameters", requires = ["capture_people"]);
+extension_sql_file!("../sql/forgetting.sql", name = "forgetting", requires = ["capture_people"]);
+extension_sql_file!("../sql/import.sql", name = "import", requires = ["forgetting"]);
+extension_sql_file!("../sql/retention.sql", name = "retention", requires = ["import"]);
+extension_sql_file!("../sql/dataset_parameters.sql", name = "dataset_parameters", requires = ["retention"]);
 extension_sql_file!("../sql/dataset_collect.sql", name = "dataset_collect", requires = ["dataset_parameters"]);
 extension_sql_file!("../sql/dataset_split.sql", name = "dataset_split", requires = ["dataset_collect"]);
 extension_sql_file!("../sql/dataset_counts.sql", name = "dataset_counts", requires = ["dataset_split"]);

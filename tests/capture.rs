@@ -6,6 +6,8 @@ mod common;
 mod attach;
 #[path = "capture/failures.rs"]
 mod failures;
+#[path = "capture/history.rs"]
+mod history;
 #[path = "capture/people.rs"]
 mod people;
 #[path = "capture/security.rs"]

@@ -1,6 +1,6 @@
 //! C side of sql/capture.sql: the triggers of captured tables, and the quick way for the signals that need no judgement.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::panic::ErrorReport;
@@ -15,6 +15,8 @@ use crate::pg::triggers::{self, Operation};
 
 /// Up to this many keys a plan is kept; beyond, the number of keys decides how tables are joined.
 const FEW: usize = 10;
+/// Small statements between two looks whether a profile has many rows by now.
+const FOLD_EVERY: u32 = 8;
 
 /// How to read capture_source, and what is kept of each source that this backend has written to.
 struct Kept {
@@ -22,6 +24,9 @@ struct Kept {
     installation: pg_sys::Oid,
     schema: String,
     look_up: Plan,
+    fold: Plan,
+    /// Statements since somebody's profile was last looked at.
+    unfolded: u32,
     sources: HashMap<(String, Operation, bool), Known>,
 }
 
@@ -33,6 +38,8 @@ struct Known {
 
 thread_local! {
     static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    /// Whether the statement that runs adds to profiles by itself.
+    static KEEPS_PROFILES: Cell<bool> = const { Cell::new(false) };
 }
 
 #[pg_extern(sql = false)]
@@ -134,7 +141,38 @@ fn capture(
     let (Some(keys), Some(limit)) = (keys.to_vec().into_datum(), settings::MAX_CHUNK_BYTES.get().into_datum()) else {
         return Ok(None);
     };
-    Ok(Some(known.plan.texts(&mut [keys, limit])))
+    let rows = {
+        let _keeping = KeepsProfiles::new(operation == Operation::Update);
+        known.plan.run(&mut [keys, limit])
+    };
+    let mut done = Vec::with_capacity(rows.len());
+    let mut users = HashSet::new();
+    for mut row in rows {
+        users.extend(row.drain(1..).flatten());
+        done.extend(row.pop().flatten());
+    }
+    kept.fold_profiles(users, few);
+    Ok(Some(done))
+}
+
+/// Says so while it lives.
+struct KeepsProfiles(bool);
+
+impl KeepsProfiles {
+    fn new(keeps: bool) -> Self {
+        Self(KEEPS_PROFILES.replace(keeps))
+    }
+}
+
+impl Drop for KeepsProfiles {
+    fn drop(&mut self) {
+        KEEPS_PROFILES.set(self.0);
+    }
+}
+
+#[pg_extern(sql = false, stable)]
+fn keeps_profiles() -> bool {
+    KEEPS_PROFILES.get()
 }
 
 impl Kept {
@@ -145,7 +183,20 @@ impl Kept {
              FROM {schema}.capture_source c WHERE c.name OPERATOR(pg_catalog.=) $1"
         );
         let look_up = Plan::new(&query, &[pg_sys::TEXTOID], Planning::Once)?;
-        Ok(Self { installation, schema, look_up, sources: HashMap::new() })
+        let fold = Plan::new(&format!("SELECT {schema}._fold_profiles($1)"), &[pg_sys::TEXTARRAYOID], Planning::Once)?;
+        Ok(Self { installation, schema, look_up, fold, unfolded: 0, sources: HashMap::new() })
+    }
+
+    /// Each statement adds a row per user and action; many rows of one user are made one, not at every small statement.
+    fn fold_profiles(&mut self, users: HashSet<String>, few: bool) {
+        self.unfolded += 1;
+        if users.is_empty() || few && self.unfolded < FOLD_EVERY {
+            return;
+        }
+        self.unfolded = 0;
+        if let Some(users) = users.into_iter().collect::<Vec<_>>().into_datum() {
+            self.fold.run(&mut [users]);
+        }
     }
 
     fn plan(&self, source: &str, operation: Operation, few: bool) -> Result<Plan, UserError> {

@@ -46,12 +46,6 @@ impl Plan {
         unsafe { pg_sys::SPI_plan_is_valid(self.plan) }
     }
 
-    /// First column of each row as text; NULLs are left out.
-    pub fn texts(&mut self, values: &mut [pg_sys::Datum]) -> Vec<String> {
-        let rows = self.run(values);
-        rows.into_iter().filter_map(|mut row| row.swap_remove(0)).collect()
-    }
-
     /// All rows, each column as text.
     pub fn run(&mut self, values: &mut [pg_sys::Datum]) -> Vec<Vec<Option<String>>> {
         // SAFETY: inside an SPI connection; the values fit the types of the plan; results are copied before the next call.

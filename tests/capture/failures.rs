@@ -47,6 +47,11 @@ fn faulty_rows_are_set_aside_and_the_others_captured() {
         "{12} chunk_content is longer than pg_finetune.max_chunk_bytes = 262144",
     ];
     assert_eq!(faults, expected);
+    let status: String = value(
+        &mut sql,
+        "SELECT concat_ws(' ', captured, open_failures, signals_behind, oversized) FROM capture_status",
+    );
+    assert_eq!(status, "2 9 11 1");
     assert_eq!(notices.lock().unwrap().len(), 1, "one warning a minute");
     execute(&mut client, "UPDATE raw SET relevance_score = relevance_score");
     assert_eq!(failures(&mut sql).len(), faults.len(), "each is kept once");
