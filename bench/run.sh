@@ -22,4 +22,17 @@ for script in "$PGFT_ROOT"/bench/training*.sh; do
     say "== $(basename "$script" .sh): $(sed -n '2s/^# //p' "$script")"
     "$script"
 done
+# Those against programs from PyPI, which come into a folder of their own.
+python=$PGFT_PYTHON/bench-metrics
+if [ ! -d "$python" ]; then
+    mapfile -t judges < <(settings bench | sed 's/=/==/')
+    step 'fetch judges' python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$python.new" "${judges[@]}"
+    mv "$python.new" "$python"
+fi
+for file in "$PGFT_ROOT"/bench/*.py; do
+    name=$(basename "$file" .py)
+    "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"
+    say "== $name: $(sed -n '1s/^"""//p' "$file")"
+    PYTHONPATH=$python python3 "$file" "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")"
+done
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
