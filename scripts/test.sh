@@ -3,6 +3,7 @@
 source "$(dirname "$0")/env.sh"
 
 "$PGFT_ROOT/scripts/setup.sh"
+"$PGFT_ROOT/scripts/doubles.sh"
 cd "$PGFT_ROOT"
 mkdir -p "$CARGO_TARGET_DIR"
 passed=0 failed=0 skipped=0

@@ -13,13 +13,15 @@ pub mod dialect;
 pub mod embeddings;
 pub mod fault;
 pub mod fireworks;
+#[cfg(test)]
+mod hosts_tests;
 pub mod knobs;
 pub mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
 mod mishaps;
 pub mod openai;
-mod openai_files;
+pub mod openai_files;
 pub mod options;
 pub mod protocol;
 mod read;
