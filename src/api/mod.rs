@@ -10,4 +10,5 @@ mod providers;
 mod ranking;
 mod schedule;
 mod serving;
+mod statistics;
 mod stats;

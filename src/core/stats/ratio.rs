@@ -52,6 +52,18 @@ pub struct Arm {
     pub naive_variance: f64,
 }
 
+impl Arm {
+    /// A mean over users from the sum and the sum of squares of what is no count, such as a duration.
+    pub fn of_mean(users: f64, sum: f64, sum_of_squares: f64) -> Result<Self, Reason> {
+        if users < 2.0 {
+            return Err(if users < 1.0 { Reason::NoEvents } else { Reason::TooFewUsers });
+        }
+        let mean = sum / users;
+        let variance = ((sum_of_squares - sum * mean) / (users - 1.0) / users).max(0.0);
+        Ok(Self { users, ratio: mean, variance, naive_variance: variance })
+    }
+}
+
 impl Sums {
     pub fn ratio(&self) -> Option<f64> {
         (self.d > 0).then(|| self.m as f64 / self.d as f64)
