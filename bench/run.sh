@@ -18,4 +18,6 @@ for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh; do
 done
 say "== jobs: an idle worker, 200 open jobs at a provider, a training file of 400 MB"
 (cd "$PGFT_ROOT" && cargo test --release --quiet --test jobs_bench -- --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
+say "== simulation: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/simulation.sh")"
+"$PGFT_ROOT/bench/simulation.sh"
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

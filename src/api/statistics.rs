@@ -6,7 +6,7 @@ use crate::core::stats::cuped::{self, PairedSums};
 use crate::core::stats::distribution::normal_two_sided;
 use crate::core::stats::lift::{self, Estimate};
 use crate::core::stats::multiple::{self, Method};
-use crate::core::stats::power::{self, Errors};
+use crate::core::stats::power::{self, Errors, SEQUENCE_WIDTH};
 use crate::core::stats::proportions::{self, Share};
 use crate::core::stats::ratio::Arm;
 use crate::core::stats::rollout::{self, Snapshot};
@@ -48,6 +48,12 @@ fn compare_proportions(
             name!(lift, Option<f64>),
             name!(lift_low, Option<f64>),
             name!(lift_high, Option<f64>),
+            name!(lift_log_low, Option<f64>),
+            name!(lift_log_high, Option<f64>),
+            name!(base_exact_low, f64),
+            name!(base_exact_high, f64),
+            name!(new_exact_low, f64),
+            name!(new_exact_high, f64),
             name!(z, Option<f64>),
             name!(p, Option<f64>),
             name!(fisher_p, f64),
@@ -63,6 +69,8 @@ fn compare_proportions(
     let (base_wilson, new_wilson) = (base.wilson(alpha), new.wilson(alpha));
     let (newcombe, score) = (proportions::newcombe(base, new, alpha), proportions::score_difference(base, new, alpha));
     let (lift_low, lift_high) = ends(proportions::score_lift(base, new, alpha));
+    let log = ends(proportions::log_lift(base, new, alpha));
+    let (base_exact, new_exact) = (base.exact(alpha), new.exact(alpha));
     let z = proportions::pooled_z(base, new);
     let (chance_to_win, expected_loss, _) = bayes::beta_binomial(base, new);
     Ok(TableIterator::once((
@@ -80,6 +88,12 @@ fn compare_proportions(
         (base_successes > 0).then(|| new.estimate() / base.estimate() - 1.0),
         lift_low,
         lift_high,
+        log.0,
+        log.1,
+        base_exact.0,
+        base_exact.1,
+        new_exact.0,
+        new_exact.1,
         z,
         z.map(normal_two_sided),
         proportions::fisher(base, new),
@@ -123,6 +137,9 @@ fn compare_means(
             name!(lift_high, Option<f64>),
             name!(chance_to_win, Option<f64>),
             name!(expected_loss, Option<f64>),
+            name!(expected_loss_of_base, Option<f64>),
+            name!(believed_lift, Option<f64>),
+            name!(believed_lift_sd, Option<f64>),
         ),
     >,
     ErrorReport,
@@ -135,8 +152,7 @@ fn compare_means(
     let z = crate::core::stats::distribution::normal_quantile_above(alpha / 2.0);
     let (lift_low, lift_high) = ends(lift::fieller(&base, &new, z));
     let belief = relative.filter(|lift| lift.se > 0.0).map(|lift| belief(lift, Some(PRIOR_OF_LIFT)));
-    let sequence =
-        Sequence { users: base.users + new.users, planned_users: f64::from(planned_users.max(1)), alpha };
+    let sequence = Sequence { users: base.users + new.users, planned_users: f64::from(planned_users.max(1)), alpha };
     let half = sequence.half_width(difference.se);
     Ok(TableIterator::once((
         base.ratio,
@@ -155,13 +171,18 @@ fn compare_means(
         lift_high,
         belief.map(|b| b.chance_to_win),
         belief.map(|b| b.loss_if_new_ships),
+        belief.map(|b| b.loss_if_base_stays),
+        belief.map(|b| b.mean),
+        belief.map(|b| b.sd),
     )))
 }
 
 fn mean(array: Array<f64>) -> Result<Arm, UserError> {
     let numbers: Option<Vec<f64>> = array.iter().collect();
     let arm = match numbers.as_deref() {
-        Some([users, sum, squares]) if sum.is_finite() && squares.is_finite() => Arm::of_mean(*users, *sum, *squares).ok(),
+        Some([users, sum, squares]) if sum.is_finite() && squares.is_finite() => {
+            Arm::of_mean(*users, *sum, *squares).ok()
+        }
         _ => None,
     };
     arm.ok_or_else(|| {
@@ -263,6 +284,41 @@ fn required_users(
 }
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
+fn detectable_lift(
+    mean: f64,
+    variance: f64,
+    users_per_arm: i64,
+    lift: f64,
+    alpha: f64,
+    power: f64,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(smallest_lift, Option<f64>),
+            name!(smallest_lift_always, Option<f64>),
+            name!(power_of_lift, f64),
+            name!(power_of_lift_always, f64),
+        ),
+    >,
+    ErrorReport,
+> {
+    check_alpha(alpha)?;
+    let sound =
+        mean > 0.0 && variance > 0.0 && variance.is_finite() && users_per_arm > 1 && lift > -1.0 && lift.is_finite();
+    if !(sound && power > alpha / 2.0 && power < 1.0) {
+        return Err(UserError::invalid("no lift answers that")
+            .detail(format!("The mean is {mean}, its variance {variance}, users per arm {users_per_arm}, the lift {lift}, the power {power}."))
+            .hint("Mean and variance per user are above 0: a share p of users has the variance p * (1 - p).")
+            .into());
+    }
+    let users = users_per_arm as f64;
+    let smallest = |width| power::smallest_lift(mean, variance, users, width, Errors { alpha, power });
+    let found = |width| power::power_of(lift, mean, variance, users, width, alpha);
+    Ok(TableIterator::once((smallest(1.0), smallest(SEQUENCE_WIDTH), found(1.0), found(SEQUENCE_WIDTH))))
+}
+
+#[pg_extern(sql = false, immutable, strict, parallel_safe)]
 fn compare_adjusted(
     base: Array<i64>,
     new: Array<i64>,
@@ -280,6 +336,8 @@ fn compare_adjusted(
             name!(unadjusted, Option<f64>),
             name!(unadjusted_se, Option<f64>),
             name!(variance_reduction, Option<f64>),
+            name!(lift, Option<f64>),
+            name!(lift_se, Option<f64>),
         ),
     >,
     ErrorReport,
@@ -287,6 +345,7 @@ fn compare_adjusted(
     check_alpha(alpha)?;
     let moments = cuped::moments(&paired(base)?, &paired(new)?);
     let a = moments.map(|(base, new)| cuped::adjust(&base, &new, alpha)).filter(|a| a.plain.se > 0.0);
+    let lift = a.and_then(|a| a.lift);
     let fixed = a.and_then(|a| a.fixed.map(|(half, p)| (a.adjusted.value - half, a.adjusted.value + half, p)));
     Ok(TableIterator::once((
         a.map(|a| a.theta),
@@ -298,6 +357,8 @@ fn compare_adjusted(
         a.map(|a| a.plain.value),
         a.map(|a| a.plain.se),
         a.map(|a| a.variance_reduction),
+        lift.map(|lift| lift.value),
+        lift.map(|lift| lift.se),
     )))
 }
 

@@ -1,8 +1,8 @@
 //! Support functions of experiment_results and experiment_health (sql/results.sql, health.sql).
 
+use crate::core::stats::distribution::normal_two_sided;
 use crate::core::stats::margin::Claim;
 use crate::core::stats::ratio::Sums;
-use crate::core::stats::distribution::normal_two_sided;
 use crate::core::stats::{compare, srm, Question};
 use crate::pg::errors::UserError;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -88,7 +88,7 @@ fn compare_ratio(
         lift.map(|(_, _, high)| high),
         fixed_lift.map(|(low, _)| low),
         fixed_lift.map(|(_, high)| high),
-        compared.map(|c| c.design_effect),
+        compared.and_then(|c| c.design_effect),
         compared.map(|c| c.claim_p),
         belief.map(|b| b.chance_to_win),
         belief.map(|b| b.loss_if_new_ships),
@@ -132,8 +132,10 @@ fn compare_split(
 > {
     let observed: Option<Vec<i64>> = observed.iter().collect();
     let weights: Option<Vec<f64>> = weights.iter().collect();
-    let (observed, weights) =
-        observed.zip(weights).filter(|(observed, weights)| arms > 0 && observed.len() == weights.len()).ok_or_else(|| {
+    let (observed, weights) = observed
+        .zip(weights)
+        .filter(|(observed, weights)| arms > 0 && observed.len() == weights.len())
+        .ok_or_else(|| {
             UserError::invalid("observed users and weights do not belong together")
                 .detail("There is one number of users and one weight for each arm of each phase, none NULL.")
                 .hint("Call experiment_health(), which passes both.")

@@ -50,7 +50,8 @@ pub fn beta_binomial(base: Share, new: Share) -> (f64, f64, f64) {
     let mean = |(a, b): (f64, f64)| a / (a + b);
     let richer = |(a, b): (f64, f64)| (a + 1.0, b);
     let win = chance_above(new, base);
-    let loss_if_new = mean(base) * (1.0 - chance_above(new, richer(base))) - mean(new) * (1.0 - chance_above(richer(new), base));
+    let loss_if_new =
+        mean(base) * (1.0 - chance_above(new, richer(base))) - mean(new) * (1.0 - chance_above(richer(new), base));
     let loss_if_base = mean(new) * chance_above(richer(new), base) - mean(base) * chance_above(new, richer(base));
     (win, loss_if_new, loss_if_base)
 }
@@ -102,7 +103,9 @@ mod tests {
             let (win, loss_if_new, loss_if_base) = beta_binomial(base, new);
             close(win, &row["chance_to_win_treatment"]);
             // Losses are differences of nearly equal chances: absolute digits.
-            for (ours, key) in [(loss_if_new, "expected_loss_choose_treatment"), (loss_if_base, "expected_loss_choose_control")] {
+            for (ours, key) in
+                [(loss_if_new, "expected_loss_choose_treatment"), (loss_if_base, "expected_loss_choose_control")]
+            {
                 assert!((ours - number(&row[key])).abs() < 1e-9, "{ours} {row}");
             }
         }

@@ -58,7 +58,8 @@ fn one_arm(sums: &PairedSums, past: Line) -> Option<Moments> {
         x: (p as f64 - past.ratio * q as f64) * past.scale / n,
         var_y: variance(now, covariance(mm, m, m), covariance(dd, d, d), covariance(md, m, d)),
         var_x: variance(past, covariance(pp, p, p), covariance(qq, q, q), covariance(pq, p, q)),
-        covariance: now.scale * past.scale
+        covariance: now.scale
+            * past.scale
             * (covariance(mp, m, p) - past.ratio * covariance(mq, m, q) - now.ratio * covariance(dp, d, p)
                 + now.ratio * past.ratio * covariance(dq, d, q)),
     })
@@ -91,9 +92,8 @@ pub fn adjust(base: &Moments, new: &Moments, alpha: f64) -> Adjusted {
     let var_x = within(|m| m.var_x) + between * gap_x * gap_x;
     let shared = within(|m| m.covariance) + between * gap_y * gap_x;
     let theta = if var_x > 0.0 && within(|m| m.var_y) > 0.0 { shared / var_x } else { 0.0 };
-    let spread = |arm: &Moments, theta: f64| {
-        (arm.var_y + theta * theta * arm.var_x - 2.0 * theta * arm.covariance) / arm.users
-    };
+    let spread =
+        |arm: &Moments, theta: f64| (arm.var_y + theta * theta * arm.var_x - 2.0 * theta * arm.covariance) / arm.users;
     let estimate = |theta: f64| Estimate {
         value: (new.y - theta * new.x) - (base.y - theta * base.x),
         se: (spread(new, theta) + spread(base, theta)).sqrt(),

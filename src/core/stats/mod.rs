@@ -69,7 +69,8 @@ pub struct Compared {
     pub event_level_z: Option<f64>,
     /// Of the lift, from `PRIOR_OF_LIFT`; the side that the claim calls better is the one that wins.
     pub belief: Option<Belief>,
-    pub design_effect: f64,
+    /// None of what may happen more than once per unit.
+    pub design_effect: Option<f64>,
     pub claim_p: f64,
     verdict: Verdict,
 }
@@ -116,7 +117,9 @@ fn compared(base_sums: &Sums, new_sums: &Sums, question: &Question) -> Option<Co
         fixed_lift: lift::fieller(&base, &new, z),
         event_level_z: lift::event_level_z(base_sums, new_sums),
         belief: belief(&base, &new, question.claim),
-        design_effect: difference.se.powi(2) / (base.naive_variance + new.naive_variance),
+        design_effect: Some(base.naive_variance + new.naive_variance)
+            .filter(|naive| *naive > 0.0 && base.naive_variance >= 0.0 && new.naive_variance >= 0.0)
+            .map(|naive| difference.se.powi(2) / naive),
         claim_p,
         verdict,
     })

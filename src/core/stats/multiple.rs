@@ -72,7 +72,9 @@ fn hommel(sorted: &[f64]) -> Vec<f64> {
     let mut adjusted = sorted.to_vec();
     for size in (2..=n).rev() {
         // Simes' p of the largest `size` values.
-        let simes = (1..=size).map(|rank| size as f64 * sorted[n - size + rank - 1] / rank as f64).fold(f64::INFINITY, f64::min);
+        let simes = (1..=size)
+            .map(|rank| size as f64 * sorted[n - size + rank - 1] / rank as f64)
+            .fold(f64::INFINITY, f64::min);
         for (i, value) in adjusted.iter_mut().enumerate() {
             let bound = if i >= n - size { simes } else { simes.min(size as f64 * sorted[i]) };
             *value = value.max(bound);

@@ -17,7 +17,7 @@ impl Errors {
 }
 
 /// An always-valid interval is about 1.55 times as wide as the fixed one where it is narrowest.
-const SEQUENCE_WIDTH: f64 = 1.55;
+pub const SEQUENCE_WIDTH: f64 = 1.55;
 
 /// Users per arm to tell two shares of users apart.
 pub fn two_shares(base: f64, new: f64, errors: Errors) -> f64 {

@@ -34,10 +34,7 @@ impl Share {
         let failures = self.users - self.successes;
         let low = || beta_quantile(alpha / 2.0, self.successes, failures + 1.0);
         let high = || beta_quantile(1.0 - alpha / 2.0, self.successes + 1.0, failures);
-        (
-            if self.successes > 0.0 { low() } else { 0.0 },
-            if failures > 0.0 { high() } else { 1.0 },
-        )
+        (if self.successes > 0.0 { low() } else { 0.0 }, if failures > 0.0 { high() } else { 1.0 })
     }
 }
 
@@ -142,9 +139,9 @@ pub fn log_lift(base: Share, new: Share, alpha: f64) -> Option<Interval> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::distribution::normal_two_sided;
     use super::super::test_data::{close_to, fixture, integers, number};
     use super::*;
-    use super::super::distribution::normal_two_sided;
     use serde_json::Value;
 
     #[track_caller]

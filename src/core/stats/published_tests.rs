@@ -62,7 +62,8 @@ fn published_sequential_split_tests_match() {
         let rows = &file["srm"]["sequential"][rows];
         let (weights, mut prior) = (numbers(&rows["weights"]), numbers(&rows["dirichlet_alpha"]));
         let (mut log_other, mut log_promised) = (0.0, 0.0);
-        for (batch, expected) in rows["data"].as_array().unwrap().iter().zip(rows["log_m1_log_m0"].as_array().unwrap()) {
+        for (batch, expected) in rows["data"].as_array().unwrap().iter().zip(rows["log_m1_log_m0"].as_array().unwrap())
+        {
             let batch = numbers(batch);
             let users: f64 = batch.iter().sum();
             let orders = ln_gamma(users + 1.0) - batch.iter().map(|n| ln_gamma(n + 1.0)).sum::<f64>();

@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub hours_in_step: f64,
     /// Users of the smaller arm who were shown something since the step began.
     pub users_in_step: i64,
+    /// Users of base and of fineTuned who were shown something at all.
+    pub users: [i64; 2],
     /// The model outside the experiment is still the one of the arm `base`.
     pub base_is_live: bool,
     /// Health checks in alarm.
@@ -57,13 +59,6 @@ pub enum Decision {
     Promote,
     RollBack,
     Inconclusive,
-}
-
-impl Decision {
-    /// After these the rollout is over: later looks change nothing.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Promote | Self::RollBack | Self::Inconclusive)
-    }
 }
 
 impl fmt::Display for Decision {
@@ -104,9 +99,7 @@ fn unhealthy(look: &Snapshot) -> Option<Outcome> {
     if !look.alarms.is_empty() {
         return Some(Outcome::of(Decision::Hold, format!("health alarms: {}", look.alarms.join(", "))));
     }
-    let empty = |sums: &[i64; 7]| sums[0] == 0 || sums[2] == 0;
-    (empty(&look.goal.base) || empty(&look.goal.fine_tuned))
-        .then(|| Outcome::of(Decision::Hold, format!("an arm has no data for {} yet", look.goal.metric)))
+    look.users.contains(&0).then(|| Outcome::of(Decision::Hold, "an arm has no data yet"))
 }
 
 /// A guardrail proved worse than its allowance.
@@ -114,9 +107,8 @@ fn broken(guardrail: &Measure, settings: &Settings) -> Option<Outcome> {
     let sequence_alpha = settings.guardrail_alpha;
     let worse = Measure { higher_is_better: !guardrail.higher_is_better, ..guardrail.clone() };
     let verdict = verdict(&worse, settings, sequence_alpha, false).ok()?;
-    (verdict == Verdict::Proved).then(|| {
-        Outcome::of(Decision::RollBack, format!("{} is proved worse than allowed", guardrail.metric))
-    })
+    (verdict == Verdict::Proved)
+        .then(|| Outcome::of(Decision::RollBack, format!("{} is proved worse than allowed", guardrail.metric)))
 }
 
 fn by_goal(look: &Snapshot) -> Option<Outcome> {
@@ -164,8 +156,7 @@ fn verdict(measure: &Measure, settings: &Settings, alpha: f64, hybrid: bool) -> 
     if let Some(doubt) = base.doubt().into_iter().chain(new.doubt()).min() {
         return Err(doubt);
     }
-    let claim =
-        if measure.higher_is_better { Claim::AtLeast(measure.margin) } else { Claim::AtMost(measure.margin) };
+    let claim = if measure.higher_is_better { Claim::AtLeast(measure.margin) } else { Claim::AtMost(measure.margin) };
     let (base, new) = (base.arm()?, new.arm()?);
     let sequence =
         Sequence { users: base.users + new.users, planned_users: settings.planned_users.max(1) as f64, alpha };
@@ -222,6 +213,7 @@ mod tests {
             days: 8.0,
             hours_in_step: 30.0,
             users_in_step: 150,
+            users: [500, 500],
             base_is_live: true,
             alarms: vec![],
             goal: measure("save_rate", true, arm(500, 3), arm(500, 5)),
@@ -233,46 +225,101 @@ mod tests {
     fn every_transition() {
         use Decision::*;
         type Case = (&'static str, fn(&mut Snapshot), Decision, Option<f64>, &'static str);
-        let cases: [Case; 17] = [
+        let cases: [Case; 18] = [
             ("proof promotes", |_| (), Promote, None, "save_rate is proved better"),
             ("an alarm holds", |s| s.alarms = vec!["split".into(), "leak".into()], Hold, None, "split, leak"),
-            ("an alarm holds even a rollback", |s| {
-                s.alarms = vec!["split".into()];
-                s.guardrails[0] = measure("x", false, arm(500, 3), arm(500, 6));
-            }, Hold, None, "split"),
-            ("no data holds", |s| s.goal.fine_tuned = [0; 7], Hold, None, "no data for save_rate"),
-            ("a worse guardrail rolls back, before the goal is asked", |s| {
-                s.guardrails[0] = measure("x", false, arm(500, 3), arm(500, 6));
-            }, RollBack, None, "x is proved worse"),
-            ("on the first day, too", |s| {
-                (s.days, s.coverage) = (0.2, 0.02);
-                s.guardrails[0] = measure("x", false, arm(150, 3), arm(150, 6));
-            }, RollBack, None, "x is proved worse"),
-            ("but not by fewer than 100 users", |s| {
-                (s.days, s.coverage) = (0.2, 0.02);
-                s.guardrails[0] = measure("x", false, arm(99, 3), arm(99, 6));
-                s.hours_in_step = 1.0;
-            }, Continue, None, "not lasted long enough"),
-            ("within its allowance a guardrail may fall", |s| {
-                s.guardrails[0] = Measure { margin: 1.5, ..measure("x", false, arm(500, 3), arm(500, 6)) };
-            }, Promote, None, "save_rate"),
-            ("a guardrail without data promotes nothing", |s| {
-                s.guardrails[0] = measure("x", false, [0; 7], [0; 7]);
-            }, Continue, None, "neither proved"),
+            (
+                "an alarm holds even a rollback",
+                |s| {
+                    s.alarms = vec!["split".into()];
+                    s.guardrails[0] = measure("x", false, arm(500, 3), arm(500, 6));
+                },
+                Hold,
+                None,
+                "split",
+            ),
+            ("no data holds", |s| s.users = [500, 0], Hold, None, "no data"),
+            ("without data the goal is not judged", |s| s.goal.fine_tuned = [0; 7], Continue, None, "neither proved"),
+            (
+                "a worse guardrail rolls back, before the goal is asked",
+                |s| {
+                    s.guardrails[0] = measure("x", false, arm(500, 3), arm(500, 6));
+                },
+                RollBack,
+                None,
+                "x is proved worse",
+            ),
+            (
+                "on the first day, too",
+                |s| {
+                    (s.days, s.coverage) = (0.2, 0.02);
+                    s.guardrails[0] = measure("x", false, arm(150, 3), arm(150, 6));
+                },
+                RollBack,
+                None,
+                "x is proved worse",
+            ),
+            (
+                "but not by fewer than 100 users",
+                |s| {
+                    (s.days, s.coverage) = (0.2, 0.02);
+                    s.guardrails[0] = measure("x", false, arm(99, 3), arm(99, 6));
+                    s.hours_in_step = 1.0;
+                },
+                Continue,
+                None,
+                "not lasted long enough",
+            ),
+            (
+                "within its allowance a guardrail may fall",
+                |s| {
+                    s.guardrails[0] = Measure { margin: 1.5, ..measure("x", false, arm(500, 3), arm(500, 6)) };
+                },
+                Promote,
+                None,
+                "save_rate",
+            ),
+            (
+                "a guardrail without data promotes nothing",
+                |s| {
+                    s.guardrails[0] = measure("x", false, [0; 7], [0; 7]);
+                },
+                Continue,
+                None,
+                "neither proved",
+            ),
             ("no promotion within a week", |s| s.days = 6.9, Continue, None, "fewer than 7 days"),
             ("no promotion before the planned coverage", |s| s.coverage = 0.5, Continue, Some(1.0), "0.5 to 1"),
             ("a step takes its hours", |s| (s.coverage, s.hours_in_step) = (0.5, 23.0), Continue, None, "long enough"),
             ("and its users", |s| (s.coverage, s.users_in_step) = (0.1, 99), Continue, None, "long enough"),
-            ("planned users without proof end it", |s| {
-                s.goal = measure("save_rate", true, arm(1000, 4), arm(1000, 4));
-            }, Inconclusive, None, "planned_users"),
-            ("and so does time", |s| {
-                s.goal = measure("save_rate", true, arm(500, 4), arm(500, 4));
-                s.days = 60.0;
-            }, Inconclusive, None, "max_days"),
-            ("without either it goes on", |s| {
-                s.goal = measure("save_rate", true, arm(500, 4), arm(500, 4));
-            }, Continue, None, "neither proved"),
+            (
+                "planned users without proof end it",
+                |s| {
+                    s.goal = measure("save_rate", true, arm(1000, 4), arm(1000, 4));
+                },
+                Inconclusive,
+                None,
+                "planned_users",
+            ),
+            (
+                "and so does time",
+                |s| {
+                    s.goal = measure("save_rate", true, arm(500, 4), arm(500, 4));
+                    s.days = 60.0;
+                },
+                Inconclusive,
+                None,
+                "max_days",
+            ),
+            (
+                "without either it goes on",
+                |s| {
+                    s.goal = measure("save_rate", true, arm(500, 4), arm(500, 4));
+                },
+                Continue,
+                None,
+                "neither proved",
+            ),
             ("a person's deployment is not overruled", |s| s.base_is_live = false, Hold, None, "a person"),
         ];
         for (what, change, decision, next_coverage, reason) in cases {
@@ -290,7 +337,6 @@ mod tests {
         let look = winning();
         let again: Snapshot = serde_json::from_str(&serde_json::to_string(&look).unwrap()).unwrap();
         assert_eq!(decide(&again), decide(&look));
-        assert!(Decision::Promote.is_final() && !Decision::Hold.is_final());
         assert_eq!(Decision::RollBack.to_string(), "roll_back");
     }
 

@@ -65,6 +65,7 @@ fn snapshot(day: usize, base: &Sums, new: &Sums, hybrid: bool) -> Snapshot {
         days: day as f64,
         hours_in_step: 1e3,
         users_in_step: base.users,
+        users: [base.users, new.users],
         base_is_live: true,
         alarms: vec![],
         goal: Measure {
@@ -132,8 +133,15 @@ fn equal_models_are_hardly_ever_told_apart_however_often_one_looks() {
     let (promoted, hybrid, rolled_back) =
         (share(|f| f.promoted), share(|f| f.promoted_by_hybrid), share(|f| f.rolled_back));
     let (always, fixed, events) = (share(|f| f.always_valid), share(|f| f.fixed), share(|f| f.events));
-    println!("{runs} experiments without an effect, {DAYS} daily looks, {NEW_USERS_PER_DAY} new users per arm and day:");
-    println!("  promoted {:.2} %, promoted (hybrid) {:.2} %, rolled back {:.2} %", 100.0 * promoted, 100.0 * hybrid, 100.0 * rolled_back);
+    println!(
+        "{runs} experiments without an effect, {DAYS} daily looks, {NEW_USERS_PER_DAY} new users per arm and day:"
+    );
+    println!(
+        "  promoted {:.2} %, promoted (hybrid) {:.2} %, rolled back {:.2} %",
+        100.0 * promoted,
+        100.0 * hybrid,
+        100.0 * rolled_back
+    );
     println!("  some look significant at 0.05: always-valid {:.2} %", 100.0 * always);
     println!("  fixed horizon, users {:.1} %, fixed horizon, events {:.1} %", 100.0 * fixed, 100.0 * events);
     assert!(promoted <= bound(0.025) && hybrid <= bound(0.025) && rolled_back <= bound(0.01));

@@ -16,19 +16,33 @@ pub struct Mismatch {
     pub smallest_expected: f64,
 }
 
+/// Chi-square is not to be trusted where fewer users are expected.
+const MIN_EXPECTED: f64 = 5.0;
+
+fn smallest_expected((observed, weights): &(&[i64], &[f64])) -> f64 {
+    let used = || observed.iter().zip(weights.iter()).filter(|(_, &weight)| weight > 0.0);
+    let users: i64 = used().map(|(users, _)| users).sum();
+    let total: f64 = used().map(|(_, weight)| weight).sum();
+    used().map(|(_, weight)| users as f64 * weight / total).fold(f64::INFINITY, f64::min)
+}
+
 /// Of one phase: users by arm and the weights promised to them. None with fewer than two arms that should have users, or
 /// no users. Arms of weight 0 are left out: a user there is a leak, which a test of the others' proportions would hide.
+#[cfg(test)]
 pub fn mismatch(observed: &[i64], weights: &[f64]) -> Option<Mismatch> {
     over_phases(&[(observed, weights)])
 }
 
 /// Over all phases of an experiment: each is tested against its own split, chi-squares and evidence add up.
 pub fn over_phases(phases: &[(&[i64], &[f64])]) -> Option<Mismatch> {
+    let (large, small): (Vec<_>, Vec<_>) = phases.iter().partition(|phase| smallest_expected(phase) >= MIN_EXPECTED);
+    // A phase of a few users says nothing, and must not keep the others from being judged.
+    let phases = if large.is_empty() { small } else { large };
     let (mut chi_square, mut degrees, mut log_evidence, mut smallest_expected) = (0.0, 0, 0.0, f64::INFINITY);
     for (observed, weights) in phases {
         let arms: Vec<(f64, f64)> = observed
             .iter()
-            .zip(*weights)
+            .zip(weights.iter())
             .filter(|(_, &weight)| weight > 0.0)
             .map(|(&users, &weight)| (users as f64, weight))
             .collect();
@@ -129,5 +143,6 @@ mod tests {
         let kept = over_phases(&[(&[250, 250], half), (&[200, 600], &[0.25, 0.75])]).unwrap();
         assert_eq!(kept.p, 1.0);
         assert_eq!(over_phases(&[]), None);
+        assert_eq!(over_phases(&[(&[700, 300], half), (&[3, 0], half)]), Some(one));
     }
 }
