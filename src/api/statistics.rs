@@ -245,16 +245,20 @@ fn adjust_p_values(p: Array<f64>, method: &str) -> Result<Vec<f64>, ErrorReport>
 /// Users per arm at one look; with a variance per user for metrics of several events.
 #[pg_extern(sql = false, immutable, parallel_safe)]
 fn required_users(
-    base_rate: f64,
-    lift: f64,
-    margin: f64,
-    alpha: f64,
-    power: f64,
+    base_rate: Option<f64>,
+    lift: Option<f64>,
+    margin: Option<f64>,
+    alpha: Option<f64>,
+    power: Option<f64>,
     variance: Option<f64>,
 ) -> Result<
     TableIterator<'static, (name!(users_per_arm, i64), name!(planned_users, i64), name!(price_of_looking, f64))>,
     ErrorReport,
 > {
+    let (Some(base_rate), Some(lift), Some(margin), Some(alpha), Some(power)) = (base_rate, lift, margin, alpha, power)
+    else {
+        return Ok(TableIterator::new(None.into_iter()));
+    };
     check_alpha(alpha)?;
     let sound = base_rate > 0.0
         && (0.0..1.0).contains(&power)
@@ -280,7 +284,7 @@ fn required_users(
         Some(variance) => power::beyond_margin(base_rate, (variance, variance), margin, lift, errors),
     };
     let price = power::price_of_looking(errors);
-    Ok(TableIterator::once((users.ceil() as i64, (2.0 * users * price).ceil() as i64, price)))
+    Ok(TableIterator::new(Some((users.ceil() as i64, (2.0 * users * price).ceil() as i64, price)).into_iter()))
 }
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
