@@ -35,4 +35,6 @@ for file in "$PGFT_ROOT"/bench/*.py; do
     say "== $name: $(sed -n '1s/^"""//p' "$file")"
     PYTHONPATH=$python python3 "$file" "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")"
 done
+say "== simulation: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/simulation.sh")"
+"$PGFT_ROOT/bench/simulation.sh"
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

@@ -1,5 +1,13 @@
 -- Whether the numbers of an experiment may be believed: split, leaks, double exposure, what was served, pending items.
 
+CREATE FUNCTION _compare_split(observed bigint[], weights double precision[], arms integer)
+RETURNS TABLE (chi_square double precision, p double precision, p_always double precision, smallest_expected double precision)
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1
+AS 'MODULE_PATHNAME', 'compare_split_wrapper';
+COMMENT ON FUNCTION _compare_split IS 'Sample ratio mismatch over phases of so many arms each: chi-square test and a test that may be looked at any time';
+REVOKE ALL ON FUNCTION _compare_split FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _compare_split TO finetune_analyst;
+
 CREATE FUNCTION _health_split(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -7,30 +15,35 @@ AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH arms AS (
-        SELECT a.ordinal, a.variant,
-               coalesce((SELECT sum(upper(r) - lower(r)) FROM unnest(a.buckets) r), 0)::float8 AS buckets,
-               (SELECT count(*) FROM @extschema@._exposed_users(_health_split.experiment) u WHERE u.variant = a.variant) AS users
-        FROM @extschema@.experiment_arm a
-        WHERE a.experiment = _health_split.experiment
-          -- Coverage changes leave the proportions alone; the widest phase is the finest picture of them.
-          AND a.phase = (SELECT p.phase FROM @extschema@.experiment_phase p WHERE p.experiment = a.experiment
-                         ORDER BY p.coverage DESC, p.phase DESC LIMIT 1)
-    ), split AS (
-        SELECT c.*, jsonb_object_agg(a.variant, jsonb_build_object('users', a.users,
-                   'expected', round((t.users * a.buckets / nullif(t.buckets, 0))::numeric, 1))) AS detail
-        FROM arms a
-        CROSS JOIN (SELECT sum(users) AS users, sum(buckets) AS buckets,
-                           array_agg(users ORDER BY ordinal) AS observed, array_agg(buckets ORDER BY ordinal) AS weights FROM arms) t
-        CROSS JOIN LATERAL @extschema@._compare_split(t.observed, t.weights) c
-        GROUP BY c.chi_square, c.p, c.p_always, c.smallest_expected
+    WITH exposed AS (
+        SELECT coalesce(u.phase, 1) AS phase, u.variant, count(*) AS users
+        FROM @extschema@._exposed_users(_health_split.experiment) u
+        GROUP BY coalesce(u.phase, 1), u.variant
+    ), arms AS (
+        -- Each user in the phase of the first impression, against the split of that phase: phases may differ in weights.
+        SELECT p.phase, v.variant, coalesce(x.users, 0) AS users,
+               coalesce((SELECT sum(upper(r) - lower(r)) FROM @extschema@.experiment_arm a, unnest(a.buckets) r
+                         WHERE a.experiment = p.experiment AND a.phase = p.phase AND a.variant = v.variant), 0)::float8 AS buckets
+        FROM @extschema@.experiment_phase p
+        CROSS JOIN (SELECT DISTINCT a.variant FROM @extschema@.experiment_arm a WHERE a.experiment = _health_split.experiment) v
+        LEFT JOIN exposed x ON x.phase = p.phase AND x.variant = v.variant
+        WHERE p.experiment = _health_split.experiment
+    ), expected AS (
+        SELECT a.*, sum(a.users) OVER phase * a.buckets / nullif(sum(a.buckets) OVER phase, 0) AS expected
+        FROM arms a WINDOW phase AS (PARTITION BY a.phase)
+    ), totals AS (
+        SELECT jsonb_object_agg(t.variant, jsonb_build_object('users', t.users, 'expected', round(t.expected::numeric, 1))) AS detail
+        FROM (SELECT e.variant, sum(e.users) AS users, sum(e.expected) AS expected FROM expected e GROUP BY e.variant) t
     )
     SELECT 'split',
-           CASE WHEN s.smallest_expected IS NULL OR s.smallest_expected < 5 THEN 'not enough data'
-                WHEN least(s.p, s.p_always) < 0.001 THEN 'alarm' ELSE 'ok' END,
-           s.p, s.detail || jsonb_build_object('chi_square', s.chi_square, 'p_always', s.p_always),
+           CASE WHEN c.smallest_expected IS NULL OR c.smallest_expected < 5 THEN 'not enough data'
+                WHEN least(c.p, c.p_always) < 0.001 THEN 'alarm' ELSE 'ok' END,
+           c.p, t.detail || jsonb_build_object('chi_square', c.chi_square, 'p_always', c.p_always),
            'p of a sample ratio mismatch. Below 0.001 users are lost or gained in one arm: do not believe the results before the cause is found.'
-    FROM split s;
+    FROM totals t
+    CROSS JOIN (SELECT array_agg(e.users ORDER BY e.phase, e.variant) AS observed, array_agg(e.buckets ORDER BY e.phase, e.variant) AS weights,
+                       count(DISTINCT e.variant)::integer AS arms FROM expected e) x
+    CROSS JOIN LATERAL @extschema@._compare_split(x.observed, x.weights, x.arms) c;
 END
 $$;
 COMMENT ON FUNCTION _health_split IS 'Users per arm against the promised split';

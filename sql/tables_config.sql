@@ -238,3 +238,32 @@ COMMENT ON TABLE retention IS 'How long rows are kept, where that differs from t
 COMMENT ON COLUMN retention.keep IS 'NULL = for ever';
 COMMENT ON COLUMN retention.last_run_at IS 'when nothing was left to delete: the next look is an hour later';
 SELECT pg_catalog.pg_extension_config_dump('retention', '');
+
+CREATE TABLE rollout (
+    experiment      text PRIMARY KEY REFERENCES experiment (name),
+    steps           double precision[] NOT NULL,
+    goal            text NOT NULL,
+    margin          double precision NOT NULL,
+    guardrails      jsonb NOT NULL,
+    alpha           double precision NOT NULL CHECK (alpha OPERATOR(pg_catalog.>) 0 AND alpha OPERATOR(pg_catalog.<) 1),
+    guardrail_alpha double precision NOT NULL CHECK (guardrail_alpha OPERATOR(pg_catalog.>) 0 AND guardrail_alpha OPERATOR(pg_catalog.<) 1),
+    inference       text NOT NULL CHECK (inference OPERATOR(pg_catalog.=) ANY (ARRAY['sequence', 'hybrid'])),
+    outcome_window  interval,
+    min_users       integer NOT NULL CHECK (min_users OPERATOR(pg_catalog.>=) 0),
+    min_hours       double precision NOT NULL CHECK (min_hours OPERATOR(pg_catalog.>=) 0),
+    min_days        double precision NOT NULL CHECK (min_days OPERATOR(pg_catalog.>=) 0),
+    max_days        double precision NOT NULL,
+    auto_rollback   boolean NOT NULL,
+    auto_promote    boolean NOT NULL,
+    ship_inconclusive boolean NOT NULL,
+    check_every     interval NOT NULL CHECK (check_every OPERATOR(pg_catalog.>=) interval '1 minute'),
+    state           text NOT NULL DEFAULT 'running' CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'paused', 'decided', 'done'])),
+    next_due_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    started_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    started_by      text NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE rollout IS 'Rules by which the worker raises the coverage of an experiment, rolls it back or promotes its candidate; one row per experiment that has any';
+COMMENT ON COLUMN rollout.guardrails IS 'metrics that must not get worse, each with the lift that is still allowed';
+COMMENT ON COLUMN rollout.outcome_window IS 'the goal counts only items shown at least that long ago; guardrails count everything';
+COMMENT ON COLUMN rollout.state IS 'decided = a verdict was reached that a person has to carry out; done = it was carried out';
+SELECT pg_catalog.pg_extension_config_dump('rollout', '');

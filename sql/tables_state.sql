@@ -183,10 +183,12 @@ CREATE TABLE rollout_decision (
     decision   text NOT NULL CHECK (decision OPERATOR(pg_catalog.=) ANY (ARRAY['continue', 'hold', 'promote', 'roll_back', 'inconclusive'])),
     reason     text NOT NULL,
     inputs     jsonb NOT NULL,
+    acted      boolean NOT NULL DEFAULT true,
     decided_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     decided_by text NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE rollout_decision IS 'Verdicts on experiments with the numbers they were taken on, so that each can be replayed';
+COMMENT ON COLUMN rollout_decision.acted IS 'false = a verdict only; the rollout may not carry it out by itself';
 SELECT pg_catalog.pg_extension_config_dump('rollout_decision', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('rollout_decision', 'id')::pg_catalog.regclass, '');
 

@@ -31,7 +31,8 @@ extension_sql_file!("../sql/ranking.sql", name = "ranking", requires = ["binned_
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ranking"]);
 extension_sql_file!("../sql/overview.sql", name = "overview", requires = ["metrics"]);
 extension_sql_file!("../sql/results.sql", name = "results", requires = ["overview"]);
-extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
+extension_sql_file!("../sql/statistics.sql", name = "statistics", requires = ["results"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["statistics"]);
 extension_sql_file!("../sql/report.sql", name = "report", requires = ["health"]);
 extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["report"]);
 extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["profile"]);
@@ -52,7 +53,8 @@ extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["dataset_expor
 extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["jobs"]);
 extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires = ["worker"]);
 extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);
-extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["retraining"]);
+extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retraining"]);
+extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["serving"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
 

@@ -257,7 +257,7 @@ fn an_experiment_without_data_has_no_numbers_but_reasons() {
     assert_eq!(values::<String>(&mut admin, metrics), ["base", "fineTuned"]);
     let results = "SELECT count(*) FROM experiment_results('e')
         WHERE verdict = 'open' AND reason = 'no_events' AND base_estimate IS NULL AND difference IS NULL AND lift IS NULL";
-    assert_eq!(value::<i64>(&mut admin, results), 7);
+    assert_eq!(value::<i64>(&mut admin, results), 10);
     let health = "SELECT DISTINCT verdict FROM experiment_health('e') ORDER BY 1";
     assert_eq!(values::<String>(&mut admin, health), ["not enough data", "ok"]);
     assert_error!(admin, "SELECT * FROM experiment_results('nope')", "42704", "nope");
@@ -308,8 +308,11 @@ fn targets_are_proved_refuted_or_open_and_said_in_words() {
         "false_suggestion_rate better: proved",
         "false_suggestion_rate -30 %: proved",
         "precision better: proved",
+        "recall better: open",
+        "f1 better: proved",
         "skip_rate better: proved",
         "snip_rate better: open",
+        "saves_per_user better: proved",
     ];
     assert_eq!(verdicts, expected);
     let sentence: String = value(&mut admin, "SELECT sentence FROM experiment_results('e') WHERE target = '+20 %'");

@@ -11,4 +11,5 @@ mod ranking;
 mod report;
 mod schedule;
 mod serving;
+mod statistics;
 mod stats;

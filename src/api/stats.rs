@@ -1,5 +1,6 @@
 //! Support functions of experiment_results and experiment_health (sql/results.sql, health.sql).
 
+use crate::core::stats::distribution::normal_two_sided;
 use crate::core::stats::margin::Claim;
 use crate::core::stats::ratio::Sums;
 use crate::core::stats::{compare, srm, Question};
@@ -8,7 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 /// Anyone may call a support function with any array.
-fn not_negative<const N: usize>(array: Array<i64>, what: &str) -> Result<[i64; N], UserError> {
+pub fn not_negative<const N: usize>(array: Array<i64>, what: &str) -> Result<[i64; N], UserError> {
     array
         .iter()
         .collect::<Option<Vec<i64>>>()
@@ -29,6 +30,7 @@ fn compare_ratio(
     higher_is_better: bool,
     alpha: f64,
     planned_users: i32,
+    hybrid: bool,
 ) -> Result<
     TableIterator<
         'static,
@@ -36,6 +38,7 @@ fn compare_ratio(
             name!(base_estimate, Option<f64>),
             name!(new_estimate, Option<f64>),
             name!(difference, Option<f64>),
+            name!(se, Option<f64>),
             name!(difference_low, Option<f64>),
             name!(difference_high, Option<f64>),
             name!(p_always, Option<f64>),
@@ -45,30 +48,35 @@ fn compare_ratio(
             name!(lift, Option<f64>),
             name!(lift_low, Option<f64>),
             name!(lift_high, Option<f64>),
+            name!(lift_fixed_low, Option<f64>),
+            name!(lift_fixed_high, Option<f64>),
             name!(design_effect, Option<f64>),
             name!(p_target, Option<f64>),
+            name!(chance_to_win, Option<f64>),
+            name!(expected_loss, Option<f64>),
+            name!(event_z, Option<f64>),
+            name!(event_p, Option<f64>),
             name!(verdict, String),
             name!(reason, Option<String>),
         ),
     >,
     ErrorReport,
 > {
-    if !(alpha > 0.0 && alpha < 1.0) {
-        return Err(UserError::invalid(format!("alpha {alpha} is not between 0 and 1"))
-            .detail("alpha is the share of experiments without an effect in which an interval may be wrong.")
-            .hint("alpha => 0.05 is usual.")
-            .into());
-    }
+    check_alpha(alpha)?;
     let claim = if higher_is_better { Claim::AtLeast(margin) } else { Claim::AtMost(margin) };
-    let question = Question { claim, alpha, planned_users: f64::from(planned_users.max(1)) };
+    let question = Question { claim, alpha, planned_users: f64::from(planned_users.max(1)), hybrid };
     let answer = compare(&sums(base)?, &sums(new)?, &question);
     let compared = answer.compared;
     let fixed = compared.and_then(|c| c.fixed.map(|(half, p)| (c.difference - half, c.difference + half, p)));
     let lift = compared.and_then(|c| c.lift);
+    let fixed_lift = compared.and_then(|c| c.fixed_lift);
+    let belief = compared.and_then(|c| c.belief);
+    let event_z = compared.and_then(|c| c.event_level_z);
     Ok(TableIterator::once((
         answer.base,
         answer.new,
         compared.map(|c| c.difference),
+        compared.map(|c| c.se),
         compared.map(|c| c.difference - c.half_width),
         compared.map(|c| c.difference + c.half_width),
         compared.map(|c| c.p),
@@ -78,11 +86,26 @@ fn compare_ratio(
         lift.map(|(value, _, _)| value),
         lift.map(|(_, low, _)| low),
         lift.map(|(_, _, high)| high),
-        compared.map(|c| c.design_effect),
+        fixed_lift.map(|(low, _)| low),
+        fixed_lift.map(|(_, high)| high),
+        compared.and_then(|c| c.design_effect),
         compared.map(|c| c.claim_p),
+        belief.map(|b| b.chance_to_win),
+        belief.map(|b| b.loss_if_new_ships),
+        event_z,
+        event_z.map(normal_two_sided),
         answer.verdict.to_string(),
         answer.reason.map(|reason| reason.to_string()),
     )))
+}
+
+pub fn check_alpha(alpha: f64) -> Result<(), UserError> {
+    match alpha > 0.0 && alpha < 1.0 {
+        true => Ok(()),
+        false => Err(UserError::invalid(format!("alpha {alpha} is not between 0 and 1"))
+            .detail("alpha is the share of experiments without an effect in which an interval may be wrong.")
+            .hint("alpha => 0.05 is usual.")),
+    }
 }
 
 fn sums(array: Array<i64>) -> Result<Sums, UserError> {
@@ -94,6 +117,7 @@ fn sums(array: Array<i64>) -> Result<Sums, UserError> {
 fn compare_split(
     observed: Array<i64>,
     weights: Array<f64>,
+    arms: i32,
 ) -> Result<
     TableIterator<
         'static,
@@ -108,13 +132,16 @@ fn compare_split(
 > {
     let observed: Option<Vec<i64>> = observed.iter().collect();
     let weights: Option<Vec<f64>> = weights.iter().collect();
-    let (observed, weights) =
-        observed.zip(weights).filter(|(observed, weights)| observed.len() == weights.len()).ok_or_else(|| {
+    let (observed, weights) = observed
+        .zip(weights)
+        .filter(|(observed, weights)| arms > 0 && observed.len() == weights.len())
+        .ok_or_else(|| {
             UserError::invalid("observed users and weights do not belong together")
-                .detail("There is one number of users and one weight for each arm, none NULL.")
+                .detail("There is one number of users and one weight for each arm of each phase, none NULL.")
                 .hint("Call experiment_health(), which passes both.")
         })?;
-    let split = srm::mismatch(&observed, &weights);
+    let phases: Vec<_> = observed.chunks(arms as usize).zip(weights.chunks(arms as usize)).collect();
+    let split = srm::over_phases(&phases);
     Ok(TableIterator::once((
         split.map(|s| s.chi_square),
         split.map(|s| s.p),

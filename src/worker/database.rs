@@ -121,6 +121,7 @@ fn housekeeping(session: &Session, schema: &str) -> Result<(), Failure> {
     session.transaction(|| call(&format!("SELECT {schema}._end_overdue_jobs()")))?;
     failpoint::reached(session, "housekeeping");
     session.transaction(|| call(&format!("SELECT {schema}._apply_retention()")))?;
+    session.transaction(|| call(&format!("SELECT {schema}._evaluate_rollouts()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._advance_retraining()")))
 }
 

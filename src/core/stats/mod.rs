@@ -1,16 +1,29 @@
 //! Statistics of A/B tests. Unit of everything is the user: events of one user are not independent.
 
+pub mod bayes;
+pub mod cuped;
+pub mod distribution;
 pub mod lift;
 pub mod margin;
+pub mod multiple;
+pub mod power;
+pub mod proportions;
 pub mod ratio;
+pub mod rollout;
 pub mod sequence;
 pub mod srm;
 
 #[cfg(test)]
+mod published_tests;
+#[cfg(test)]
+mod simulation_tests;
+#[cfg(test)]
 mod test_data;
 
+use bayes::Belief;
+use lift::Estimate;
 use margin::{Claim, Verdict};
-use ratio::{Reason, Sums};
+use ratio::{Arm, Reason, Sums};
 use sequence::Sequence;
 
 /// What is asked of two arms.
@@ -21,7 +34,12 @@ pub struct Question {
     pub alpha: f64,
     /// Users in all at which a decision was expected when the experiment started.
     pub planned_users: f64,
+    /// Spend half of alpha on one ordinary test at the planned number of users.
+    pub hybrid: bool,
 }
+
+/// What is believed of a lift before any data: most changes do little.
+pub const PRIOR_OF_LIFT: Estimate = Estimate { value: 0.0, se: 0.3 };
 
 /// The answer: every undefined number is None, and `reason` says why.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +55,7 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug)]
 pub struct Compared {
     pub difference: f64,
+    pub se: f64,
     /// Always-valid half-width and p of the difference.
     pub half_width: f64,
     pub p: f64,
@@ -44,7 +63,14 @@ pub struct Compared {
     pub fixed: Option<(f64, f64)>,
     /// Lift with its always-valid interval (built on the log scale).
     pub lift: Option<(f64, f64, f64)>,
-    pub design_effect: f64,
+    /// Fieller's interval of the lift at one look.
+    pub fixed_lift: Option<(f64, f64)>,
+    /// The test that takes every event for a user of its own: a warning, not a result.
+    pub event_level_z: Option<f64>,
+    /// Of the lift, from `PRIOR_OF_LIFT`; the side that the claim calls better is the one that wins.
+    pub belief: Option<Belief>,
+    /// None of what may happen more than once per unit.
+    pub design_effect: Option<f64>,
     pub claim_p: f64,
     verdict: Verdict,
 }
@@ -64,8 +90,8 @@ pub fn compare(base: &Sums, new: &Sums, question: &Question) -> Answer {
     }
 }
 
-fn compared(base: &Sums, new: &Sums, question: &Question) -> Option<Compared> {
-    let (base, new) = (base.arm().ok()?, new.arm().ok()?);
+fn compared(base_sums: &Sums, new_sums: &Sums, question: &Question) -> Option<Compared> {
+    let (base, new) = (base_sums.arm().ok()?, new_sums.arm().ok()?);
     let difference = lift::difference(&base, &new);
     if difference.se == 0.0 {
         return None;
@@ -74,9 +100,12 @@ fn compared(base: &Sums, new: &Sums, question: &Question) -> Option<Compared> {
         Sequence { users: base.users + new.users, planned_users: question.planned_users, alpha: question.alpha };
     let one_sided = Sequence { alpha: question.alpha / 2.0, ..two_sided };
     let contrast = margin::contrast(&base, &new, question.claim);
-    let (verdict, claim_p) = margin::judge(contrast, &one_sided);
+    let judge = if question.hybrid { margin::judge_hybrid } else { margin::judge };
+    let (verdict, claim_p) = judge(contrast, &one_sided);
+    let z = distribution::normal_quantile_above(question.alpha / 2.0);
     Some(Compared {
         difference: difference.value,
+        se: difference.se,
         half_width: two_sided.half_width(difference.se),
         p: two_sided.p(difference),
         fixed: lift::fixed_horizon(&base, &new, question.alpha),
@@ -85,10 +114,22 @@ fn compared(base: &Sums, new: &Sums, question: &Question) -> Option<Compared> {
             let [value, low, high] = [log.value, log.value - half, log.value + half].map(f64::exp_m1);
             (value, low, high)
         }),
-        design_effect: difference.se.powi(2) / (base.naive_variance + new.naive_variance),
+        fixed_lift: lift::fieller(&base, &new, z),
+        event_level_z: lift::event_level_z(base_sums, new_sums),
+        belief: belief(&base, &new, question.claim),
+        design_effect: Some(base.naive_variance + new.naive_variance)
+            .filter(|naive| *naive > 0.0 && base.naive_variance >= 0.0 && new.naive_variance >= 0.0)
+            .map(|naive| difference.se.powi(2) / naive),
         claim_p,
         verdict,
     })
+}
+
+/// On the lift, turned round when lower is better.
+fn belief(base: &Arm, new: &Arm, claim: Claim) -> Option<Belief> {
+    let lift = lift::relative(base, new)?;
+    let sign = if matches!(claim, Claim::AtLeast(_)) { 1.0 } else { -1.0 };
+    Some(bayes::belief(Estimate { value: sign * lift.value, ..lift }, Some(PRIOR_OF_LIFT)))
 }
 
 #[cfg(test)]
@@ -96,7 +137,7 @@ mod tests {
     use super::test_data::sums_of_users;
     use super::*;
 
-    const BETTER: Question = Question { claim: Claim::AtLeast(0.0), alpha: 0.05, planned_users: 400.0 };
+    const BETTER: Question = Question { claim: Claim::AtLeast(0.0), alpha: 0.05, planned_users: 400.0, hybrid: false };
 
     /// `users` users with ten events each, of which 1 to 2 * `mean` - 1 count.
     fn arm(users: i64, mean: i64) -> Sums {

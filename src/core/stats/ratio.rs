@@ -52,6 +52,18 @@ pub struct Arm {
     pub naive_variance: f64,
 }
 
+impl Arm {
+    /// A mean over users from the sum and the sum of squares of what is no count, such as a duration.
+    pub fn of_mean(users: f64, sum: f64, sum_of_squares: f64) -> Result<Self, Reason> {
+        if users < 2.0 {
+            return Err(if users < 1.0 { Reason::NoEvents } else { Reason::TooFewUsers });
+        }
+        let mean = sum / users;
+        let variance = ((sum_of_squares - sum * mean) / (users - 1.0) / users).max(0.0);
+        Ok(Self { users, ratio: mean, variance, naive_variance: variance })
+    }
+}
+
 impl Sums {
     pub fn ratio(&self) -> Option<f64> {
         (self.d > 0).then(|| self.m as f64 / self.d as f64)
@@ -103,7 +115,9 @@ impl Sums {
         if self.variance() == 0.0 {
             return Some(Reason::ZeroVariance);
         }
-        if self.m.min(self.d - self.m) < MIN_SUCCESSES_AND_FAILURES {
+        // Of what may happen more than once per unit, only successes can be counted.
+        let failures = if self.m > self.d { i64::MAX } else { self.d - self.m };
+        if self.m.min(failures) < MIN_SUCCESSES_AND_FAILURES {
             return Some(Reason::TooFewEvents);
         }
         (self.largest_d as f64 > MAX_SHARE_OF_ONE_USER * self.d as f64).then_some(Reason::TooConcentrated)
@@ -173,5 +187,6 @@ mod tests {
         users.push((20, 40));
         assert_eq!(sums_of_users(&users).doubt(), Some(Reason::TooConcentrated));
         assert_eq!(sums_of_users(&[[(0, 2); 60], [(1, 2); 60]].concat()).doubt(), None);
+        assert_eq!(sums_of_users(&[[(0, 1); 60], [(9, 1); 60]].concat()).doubt(), None);
     }
 }

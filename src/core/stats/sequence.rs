@@ -18,6 +18,13 @@ impl Sequence {
         se * (2.0 * t / scaled * (t.sqrt() / self.alpha).ln()).sqrt()
     }
 
+    /// One-sided: the true value lies below estimate - this (or, in the other direction, above estimate + this) at any
+    /// look ever with probability at most alpha.
+    pub fn half_width_above(&self, se: f64) -> f64 {
+        let (scaled, t) = self.time(self.rho(2.0 * self.alpha));
+        se * (2.0 * t / scaled * (t.sqrt() / (2.0 * self.alpha)).ln_1p()).sqrt()
+    }
+
     /// Two-sided p, to be compared with alpha at any look.
     pub fn p(&self, estimate: Estimate) -> f64 {
         let (scaled, t) = self.time(self.rho(self.alpha));

@@ -16,44 +16,69 @@ pub struct Mismatch {
     pub smallest_expected: f64,
 }
 
-/// None with fewer than two arms that should have users, or no users. Arms of weight 0 are left out: a user there is a
-/// leak, which a test of the others' proportions would hide.
+/// Chi-square is not to be trusted where fewer users are expected.
+const MIN_EXPECTED: f64 = 5.0;
+
+fn smallest_expected((observed, weights): &(&[i64], &[f64])) -> f64 {
+    let used = || observed.iter().zip(weights.iter()).filter(|(_, &weight)| weight > 0.0);
+    let users: i64 = used().map(|(users, _)| users).sum();
+    let total: f64 = used().map(|(_, weight)| weight).sum();
+    used().map(|(_, weight)| users as f64 * weight / total).fold(f64::INFINITY, f64::min)
+}
+
+/// Of one phase: users by arm and the weights promised to them. None with fewer than two arms that should have users, or
+/// no users. Arms of weight 0 are left out: a user there is a leak, which a test of the others' proportions would hide.
+#[cfg(test)]
 pub fn mismatch(observed: &[i64], weights: &[f64]) -> Option<Mismatch> {
-    let arms: Vec<(f64, f64)> = observed
-        .iter()
-        .zip(weights)
-        .filter(|(_, &weight)| weight > 0.0)
-        .map(|(&users, &weight)| (users as f64, weight))
-        .collect();
-    let users: f64 = arms.iter().map(|(users, _)| users).sum();
-    let total_weight: f64 = arms.iter().map(|(_, weight)| weight).sum();
-    if arms.len() < 2 || users == 0.0 {
-        return None;
+    over_phases(&[(observed, weights)])
+}
+
+/// Over all phases of an experiment: each is tested against its own split, chi-squares and evidence add up.
+pub fn over_phases(phases: &[(&[i64], &[f64])]) -> Option<Mismatch> {
+    let (large, small): (Vec<_>, Vec<_>) = phases.iter().partition(|phase| smallest_expected(phase) >= MIN_EXPECTED);
+    // A phase of a few users says nothing, and must not keep the others from being judged.
+    let phases = if large.is_empty() { small } else { large };
+    let (mut chi_square, mut degrees, mut log_evidence, mut smallest_expected) = (0.0, 0, 0.0, f64::INFINITY);
+    for (observed, weights) in phases {
+        let arms: Vec<(f64, f64)> = observed
+            .iter()
+            .zip(weights.iter())
+            .filter(|(_, &weight)| weight > 0.0)
+            .map(|(&users, &weight)| (users as f64, weight))
+            .collect();
+        let users: f64 = arms.iter().map(|(users, _)| users).sum();
+        let total_weight: f64 = arms.iter().map(|(_, weight)| weight).sum();
+        if arms.len() < 2 || users == 0.0 {
+            continue;
+        }
+        for &(seen, weight) in &arms {
+            let expected = users * weight / total_weight;
+            chi_square += (seen - expected).powi(2) / expected;
+            smallest_expected = expected.min(smallest_expected);
+        }
+        degrees += arms.len() as i32 - 1;
+        log_evidence += log_bayes_factor(&arms, users, total_weight, PRIOR_USERS);
     }
-    let expected = |weight: f64| users * weight / total_weight;
-    let chi_square =
-        arms.iter().map(|&(users, weight)| (users - expected(weight)).powi(2) / expected(weight)).sum::<f64>();
-    let degrees = arms.len() as i32 - 1;
-    Some(Mismatch {
+    (degrees > 0).then(|| Mismatch {
         chi_square,
         degrees,
         p: if chi_square > 0.0 { gamma_ur(f64::from(degrees) / 2.0, chi_square / 2.0) } else { 1.0 },
-        p_always: (-log_bayes_factor(&arms, users, total_weight)).exp().min(1.0),
-        smallest_expected: arms.iter().map(|&(_, weight)| expected(weight)).fold(f64::INFINITY, f64::min),
+        p_always: (-log_evidence).exp().min(1.0),
+        smallest_expected,
     })
 }
 
 /// Evidence for "some other split" over the promised one; the order in which users came does not matter.
-fn log_bayes_factor(arms: &[(f64, f64)], users: f64, total_weight: f64) -> f64 {
+fn log_bayes_factor(arms: &[(f64, f64)], users: f64, total_weight: f64, prior_users: f64) -> f64 {
     let promised: f64 = arms.iter().map(|(n, weight)| n * (weight / total_weight).ln()).sum();
     let other: f64 = arms
         .iter()
         .map(|&(n, weight)| {
-            let prior = PRIOR_USERS * weight / total_weight;
+            let prior = prior_users * weight / total_weight;
             ln_gamma(prior + n) - ln_gamma(prior)
         })
         .sum();
-    other + ln_gamma(PRIOR_USERS) - ln_gamma(PRIOR_USERS + users) - promised
+    other + ln_gamma(prior_users) - ln_gamma(prior_users + users) - promised
 }
 
 #[cfg(test)]
@@ -99,5 +124,25 @@ mod tests {
         assert_eq!(m.degrees, 1);
         assert_eq!(mismatch(&[7, 0], &[1.0, 0.0]), None);
         assert_eq!(mismatch(&[0, 0], &[0.5, 0.5]), None);
+        let file = fixture();
+        for row in file["srm"]["zero_weight_arm"].as_array().unwrap() {
+            let m = mismatch(&integers(&row["observed"]), &numbers(&row["weights"])).unwrap();
+            assert_eq!(m.degrees, 1, "{row}");
+        }
+    }
+
+    #[test]
+    fn phases_add_up_and_do_not_hide_each_other() {
+        let half: &[f64] = &[0.5, 0.5];
+        let one = mismatch(&[700, 300], half).unwrap();
+        let both = over_phases(&[(&[700, 300], half), (&[300, 700], half)]).unwrap();
+        assert_eq!((both.degrees, both.chi_square), (2, 2.0 * one.chi_square));
+        assert!(both.p < one.p && both.p_always < 1e-3, "{both:?}");
+        assert_eq!(over_phases(&[(&[700, 300], half), (&[0, 0], half)]), Some(one));
+        // Different splits, each kept: no alarm, although 450 to 850 would be one for either split alone.
+        let kept = over_phases(&[(&[250, 250], half), (&[200, 600], &[0.25, 0.75])]).unwrap();
+        assert_eq!(kept.p, 1.0);
+        assert_eq!(over_phases(&[]), None);
+        assert_eq!(over_phases(&[(&[700, 300], half), (&[3, 0], half)]), Some(one));
     }
 }

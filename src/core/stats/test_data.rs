@@ -1,6 +1,6 @@
 //! Vectors of tests/data/stats-vectors.json (computed with scipy and statsmodels) as sums and expectations.
 
-use super::ratio::Sums;
+use super::ratio::{Arm, Sums};
 use serde_json::Value;
 
 pub const METRICS: [&str; 4] = ["save_rate", "recall", "f1", "skip_share"];
@@ -59,6 +59,16 @@ pub fn sums_of_users(users: &[(i64, i64)]) -> Sums {
         md: sum(|m, d| m * d),
         largest_d: users.iter().map(|&(_, d)| d).max().unwrap_or(0),
     }
+}
+
+/// An arm given by n, sum and, unless it is a share of users, the sum of squares.
+pub fn mean_arm(arm: &Value) -> Arm {
+    let (users, sum, squares) = (number(&arm["n"]), number(&arm["sum"]), arm["sum_squares"].as_f64());
+    let mut mean = Arm::of_mean(users, sum, squares.unwrap_or(sum)).unwrap();
+    if squares.is_none() {
+        mean.variance *= (users - 1.0) / users; // the reference divides by n for shares, we by n - 1 everywhere
+    }
+    mean
 }
 
 pub fn number(value: &Value) -> f64 {
