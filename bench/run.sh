@@ -18,4 +18,17 @@ for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh; do
 done
 say "== jobs: an idle worker, 200 open jobs at a provider, a training file of 400 MB"
 (cd "$PGFT_ROOT" && cargo test --release --quiet --test jobs_bench -- --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
+# Those against programs from PyPI, which come into a folder of their own.
+python=$PGFT_PYTHON/bench-metrics
+if [ ! -d "$python" ]; then
+    mapfile -t judges < <(settings bench | sed 's/=/==/')
+    step 'fetch judges' python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$python.new" "${judges[@]}"
+    mv "$python.new" "$python"
+fi
+for file in "$PGFT_ROOT"/bench/*.py; do
+    name=$(basename "$file" .py)
+    "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"
+    say "== $name: $(sed -n '1s/^"""//p' "$file")"
+    PYTHONPATH=$python python3 "$file" "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")"
+done
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

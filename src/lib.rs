@@ -32,7 +32,8 @@ extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ranking
 extension_sql_file!("../sql/overview.sql", name = "overview", requires = ["metrics"]);
 extension_sql_file!("../sql/results.sql", name = "results", requires = ["overview"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["results"]);
-extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["health"]);
+extension_sql_file!("../sql/report.sql", name = "report", requires = ["health"]);
+extension_sql_file!("../sql/profile.sql", name = "profile", requires = ["report"]);
 extension_sql_file!("../sql/capture.sql", name = "capture", requires = ["profile"]);
 extension_sql_file!("../sql/capture_statement.sql", name = "capture_statement", requires = ["capture"]);
 extension_sql_file!("../sql/capture_triggers.sql", name = "capture_triggers", requires = ["capture_statement"]);

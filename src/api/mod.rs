@@ -8,6 +8,7 @@ mod jobs;
 mod metrics;
 mod providers;
 mod ranking;
+mod report;
 mod schedule;
 mod serving;
 mod stats;

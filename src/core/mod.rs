@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod experiment;
 pub mod metrics;
 pub mod profile;
+pub mod report;
 pub mod schedule;
 pub mod stats;
 pub mod trainer;
