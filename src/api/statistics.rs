@@ -257,7 +257,7 @@ fn required_users(
 > {
     let (Some(base_rate), Some(lift), Some(margin), Some(alpha), Some(power)) = (base_rate, lift, margin, alpha, power)
     else {
-        return Ok(TableIterator::new(None.into_iter()));
+        return Ok(TableIterator::new(None));
     };
     check_alpha(alpha)?;
     let sound = base_rate > 0.0
@@ -284,7 +284,7 @@ fn required_users(
         Some(variance) => power::beyond_margin(base_rate, (variance, variance), margin, lift, errors),
     };
     let price = power::price_of_looking(errors);
-    Ok(TableIterator::new(Some((users.ceil() as i64, (2.0 * users * price).ceil() as i64, price)).into_iter()))
+    Ok(TableIterator::new(Some((users.ceil() as i64, (2.0 * users * price).ceil() as i64, price))))
 }
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
