@@ -146,7 +146,8 @@ fn dump_and_restore_keep_every_row() {
     assert_eq!(value::<i64>(&mut target, "SELECT count(*) FROM pgft.capture_failure"), 0);
     assert_eq!(
         value::<i64>(&mut target, "SELECT count(*) FROM pgft.training_data_point WHERE signal_id ~ '^4\\d\\d$'"),
-        20
+        18,
+        "twenty less the two of user-2, who was forgotten and stays so in the copy"
     );
 }
 

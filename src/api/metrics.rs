@@ -61,7 +61,7 @@ fn count(
     weight: Option<f64>,
     call: FunctionCallInfo,
 ) -> Result<Tally, UserError> {
-    let mut state = state.to_change(call);
+    let mut state = state.into_changed(call);
     let numbers = state.numbers_mut();
     if numbers.len() < 5 {
         return Err(no_counts());
@@ -75,7 +75,7 @@ fn count(
 
 #[pg_extern(sql = false, immutable, strict, parallel_safe)]
 fn confusion_combine(state: Tally, other: Tally, call: FunctionCallInfo) -> Result<Tally, ErrorReport> {
-    let mut state = state.to_change(call);
+    let mut state = state.into_changed(call);
     let numbers = state.numbers_mut();
     if numbers.len() < 5 || numbers.len() != other.numbers().len() {
         return Err(no_counts().into());
@@ -414,7 +414,7 @@ fn calibrate(
     call: FunctionCallInfo,
 ) -> Result<Tally, UserError> {
     let numbers = probability::numbers(bins);
-    let mut state = state.map_or_else(|| Tally::zeros(numbers), |state| state.to_change(call));
+    let mut state = state.map_or_else(|| Tally::zeros(numbers), |state| state.into_changed(call));
     if state.numbers().len() != numbers {
         return Err(no_sums());
     }
@@ -445,7 +445,7 @@ fn probability_combine(
         (Some(state), Some(other)) => (state, other),
         (state, other) => return Ok(state.or(other)),
     };
-    let mut state = state.to_change(call);
+    let mut state = state.into_changed(call);
     if state.numbers().len() != other.numbers().len() {
         return Err(no_sums().into());
     }

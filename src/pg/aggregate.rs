@@ -371,7 +371,7 @@ impl Tally {
     }
 
     /// Itself when an aggregate calls, whose state it then is; else a copy.
-    pub fn to_change(self, call: pg_sys::FunctionCallInfo) -> Self {
+    pub fn into_changed(self, call: pg_sys::FunctionCallInfo) -> Self {
         // SAFETY: the call is that of the running function.
         if unsafe { pg_sys::AggCheckCallContext(call, std::ptr::null_mut()) } != 0 {
             return self;

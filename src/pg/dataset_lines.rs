@@ -17,6 +17,8 @@ pub struct Lines {
     from: From,
 }
 
+// One per export.
+#[allow(clippy::large_enum_variant)]
 enum From {
     Groups(Box<Groups>),
     Users { users: Users, split: Split, current: Option<(Listener, usize)> },

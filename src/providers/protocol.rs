@@ -137,6 +137,8 @@ pub struct Caps {
 }
 
 /// Next step of a chain of requests.
+// One at a time, and sent at once: a box would only hide it.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     Send(Request),

@@ -409,7 +409,7 @@ fn near_copies_are_one_text() {
 #[test]
 fn the_digest_covers_what_is_frozen() {
     let (_db, mut client) = database("SELECT act_alone(20, 20); SELECT create_dataset('d');");
-    let mut whole = |client: &mut Client| value::<bool>(client, "SELECT dataset_digest('d') = digest FROM dataset");
+    let whole = |client: &mut Client| value::<bool>(client, "SELECT dataset_digest('d') = digest FROM dataset");
     assert!(whole(&mut client));
     for change in [
         "chunk_content = chunk_content || '.'",
