@@ -194,9 +194,8 @@ CREATE FUNCTION _book_cost(job uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE @extschema@.fine_tuning_job j
-    SET billed_usd = COALESCE(j.billed_usd, (
-        SELECT j.trained_tokens * p.usd_per_million_training_tokens / 1000000 FROM @extschema@.provider_price p
-        WHERE p.provider = j.provider AND p.base_model = j.base_model))
+    SET billed_usd = COALESCE(j.billed_usd,
+        j.trained_tokens * @extschema@._price(j.provider, j.base_model) / 1000000)
     WHERE j.id = job AND j.trained_tokens IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION _book_cost(uuid) IS 'pg_finetune private: what a job cost: as billed by its provider, else the tokens it counted at the price of provider_price';
@@ -207,9 +206,9 @@ CREATE FUNCTION _estimate_usd(job uuid, tokens bigint) RETURNS numeric
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT tokens * COALESCE((SELECT e.value::numeric FROM jsonb_each_text(j.hyperparameters) e
-                                      WHERE e.key IN ('n_epochs', 'epochs') AND e.value ~ '^[0-9]+$' LIMIT 1), 3)
-                   * p.usd_per_million_training_tokens / 1000000
-            FROM @extschema@.fine_tuning_job j JOIN @extschema@.provider_price p ON p.provider = j.provider AND p.base_model = j.base_model
+                                      WHERE e.key IN ('n_epochs', 'epochs', 'epochCount', 'train_epochs') AND e.value ~ '^[0-9]+$' LIMIT 1), 3)
+                   * @extschema@._price(j.provider, j.base_model) / 1000000
+            FROM @extschema@.fine_tuning_job j
             WHERE j.id = job);
 END $$;
 COMMENT ON FUNCTION _estimate_usd(uuid, bigint) IS 'pg_finetune private: tokens of the training file x epochs (3 unless named) x price of provider_price, NULL without a price';

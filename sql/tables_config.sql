@@ -215,8 +215,8 @@ CREATE TABLE provider_price (
     quoted_from   text NOT NULL,
     PRIMARY KEY (provider, base_model)
 );
-COMMENT ON TABLE provider_price IS 'What training costs, as quoted at a date: yours to edit. builtin costs nothing';
-SELECT pg_catalog.pg_extension_config_dump('provider_price', '');
+COMMENT ON TABLE provider_price IS 'What training costs, as quoted at a date: yours to edit, under the name of your server; rows under the name of a host came with the extension and are not dumped. builtin costs nothing';
+SELECT pg_catalog.pg_extension_config_dump('provider_price', $$WHERE provider <> 'api.openai.com'$$);
 
 CREATE TABLE export_template (
     name           text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),

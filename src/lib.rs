@@ -19,7 +19,8 @@ extension_sql_file!("../sql/tables_data.sql", name = "tables_data", requires = [
 extension_sql_file!("../sql/tables_config.sql", name = "tables_config", requires = ["tables_data"]);
 extension_sql_file!("../sql/tables_state.sql", name = "tables_state", requires = ["tables_config"]);
 extension_sql_file!("../sql/providers.sql", name = "providers", requires = ["tables_state"]);
-extension_sql_file!("../sql/deployment.sql", name = "deployment", requires = ["providers"]);
+extension_sql_file!("../sql/prices.sql", name = "prices", requires = ["providers"]);
+extension_sql_file!("../sql/deployment.sql", name = "deployment", requires = ["prices"]);
 extension_sql_file!("../sql/assignment.sql", name = "assignment", requires = ["deployment"]);
 extension_sql_file!("../sql/experiment.sql", name = "experiment", requires = ["assignment"]);
 extension_sql_file!("../sql/experiment_layers.sql", name = "experiment_layers", requires = ["experiment"]);

@@ -88,7 +88,7 @@ impl Job {
 /// What an answer told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Prepared { bytes: u64, rows: u64, tokens: Option<u64>, usd: Option<f64> },
+    Prepared { bytes: u64, rows: u64, tokens: Option<u64>, how: Option<String>, usd: Option<f64>, priced_later: bool },
     Asked(Lifecycle),
     Uploaded(Option<After>),
     Priced(Option<Estimate>),

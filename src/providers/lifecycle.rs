@@ -122,7 +122,18 @@ pub(super) fn warning(message: impl Into<String>, data: Value) -> Line {
 
 pub(super) fn learned(job: &Job, outcome: Outcome, pace: Pace) -> Change {
     match outcome {
-        Outcome::Prepared { bytes, rows, tokens, usd } => prepared(job, bytes, rows, tokens, usd),
+        Outcome::Prepared { bytes, rows, tokens, how, usd, priced_later } => {
+            let facts =
+                json!({"bytes": bytes, "rows": rows, "tokens": tokens, "tokens_are": how, "estimated_usd": usd});
+            let known = Change {
+                train_bytes: Some(bytes),
+                train_rows: Some(rows),
+                train_tokens: tokens,
+                estimated_usd: usd,
+                ..Change::default()
+            };
+            prepared(job, facts, known, usd.is_none() && priced_later)
+        }
         Outcome::Asked(life) => asked(job, &life),
         Outcome::Uploaded(Some(after)) => Change {
             state: Some(job.state().then(Some(State::Uploading)).name()),
@@ -151,25 +162,16 @@ pub(super) fn learned(job: &Job, outcome: Outcome, pace: Pace) -> Change {
     }
 }
 
-fn prepared(job: &Job, bytes: u64, rows: u64, tokens: Option<u64>, usd: Option<f64>) -> Change {
-    let change = Change {
-        train_bytes: Some(bytes),
-        train_rows: Some(rows),
-        train_tokens: tokens,
-        estimated_usd: usd,
-        ..Change::default()
-    };
-    if let Some(problem) = too_dear(job, usd, "by price table") {
-        return Change { problem: Some(problem), ..merge(end(job, State::Failed, "too dear"), change) };
+/// `priced_later`: there is no price yet, but the provider will tell one before the start.
+fn prepared(job: &Job, facts: Value, known: Change, priced_later: bool) -> Change {
+    if let Some(problem) = too_dear(job, known.estimated_usd, "by price table").filter(|_| !priced_later) {
+        return Change { problem: Some(problem), ..merge(end(job, State::Failed, "too dear"), known) };
     }
     Change {
         phase: Some(Phase::Ask),
         stage: Some("training file written".into()),
-        lines: vec![info(
-            "training file written",
-            json!({"bytes": bytes, "rows": rows, "tokens": tokens, "estimated_usd": usd}),
-        )],
-        ..change
+        lines: vec![info("training file written", facts)],
+        ..known
     }
 }
 

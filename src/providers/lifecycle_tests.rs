@@ -47,7 +47,7 @@ fn remote(id: &str, created_at: i64) -> RemoteJob {
 
 #[test]
 fn the_ordinary_way() {
-    let written = Outcome::Prepared { bytes: 10, rows: 2, tokens: Some(3), usd: None };
+    let written = Outcome::Prepared { bytes: 10, rows: 2, tokens: Some(3), how: None, usd: None, priced_later: false };
     assert_eq!(told(&job(Phase::Prepare, "pending"), written).phase, Some(Phase::Ask));
     assert_eq!(told(&job(Phase::Ask, "pending"), Outcome::Asked(Lifecycle::default())).phase, Some(Phase::Upload));
     assert_eq!(told(&job(Phase::Upload, "uploading"), Outcome::Uploaded(None)).phase, Some(Phase::Estimate));
@@ -146,7 +146,12 @@ fn limits_of_money_hold_before_anything_is_sent() {
     let mut prepare = job(Phase::Prepare, "pending");
     prepare.remote = None;
     prepare.max_usd = Some(1.0);
-    let of = |usd| told(&prepare, Outcome::Prepared { bytes: 1, rows: 1, tokens: Some(1), usd });
+    let prepared = |usd, priced_later| {
+        told(&prepare, Outcome::Prepared { bytes: 1, rows: 1, tokens: Some(1), how: None, usd, priced_later })
+    };
+    let of = |usd| prepared(usd, false);
+    assert_eq!(prepared(None, true).phase, Some(Phase::Ask), "the provider will tell");
+    assert_eq!(prepared(Some(2.0), true).state, Some("failed"), "the table knows already");
     assert_eq!(of(Some(1.0)).phase, Some(Phase::Ask));
     for dear in [of(Some(1.01)), of(None)] {
         assert_eq!((dear.phase, dear.state), (None, Some("failed")));

@@ -29,6 +29,7 @@ pub mod refusals;
 pub mod secret;
 pub mod state;
 pub mod together;
+pub mod tokens;
 pub mod wire;
 
 /// The protocol of that name.

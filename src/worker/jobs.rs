@@ -258,9 +258,12 @@ impl<'a> Jobs<'a> {
             self.files.insert(job.id.clone(), written.clone());
         }
         if job.phase == Phase::Prepare {
-            let told = steps::check(&job, &provider.server, &written).and_then(|tokens| {
+            let told = steps::check(&job, &provider.server, &written).and_then(|counted| {
+                let tokens = counted.as_ref().map(|counted| counted.tokens);
+                let priced_later = steps::priced_later(&provider.server)?;
+                let how = counted.map(|counted| counted.how);
                 let usd = self.estimate(&job, tokens).map_err(|failure| retry(&failure.message))?;
-                Ok(Outcome::Prepared { bytes: view.bytes, rows: view.rows, tokens, usd })
+                Ok(Outcome::Prepared { bytes: view.bytes, rows: view.rows, tokens, how, usd, priced_later })
             });
             return self.settle(&job, told);
         }

@@ -1,5 +1,7 @@
 //! One request of a job and the reading of its answer, as the protocol says: on a helper thread, without Postgres.
 
+use std::os::unix::fs::FileExt;
+
 use super::http::{self, Policy};
 use super::provider_key;
 use super::training_file::Written;
@@ -8,6 +10,7 @@ use crate::providers::fault::{Fault, Refusal};
 use crate::providers::lifecycle::{Job, Outcome, Phase};
 use crate::providers::protocol::{Caps, FileView, JobView, Protocol, Server, Step, Training};
 use crate::providers::secret::Secret;
+use crate::providers::tokens::{self, Counted};
 use crate::providers::wire::{Answer, Request};
 
 /// Pages of the provider's list that are searched for a lost job.
@@ -33,18 +36,27 @@ pub fn protocol(server: &Server) -> Result<&'static dyn Protocol, Fault> {
     })
 }
 
+/// Whether the provider tells its own price once the file is there.
+pub fn priced_later(server: &Server) -> Result<bool, Fault> {
+    Ok(protocol(server)?.caps(server).price_api)
+}
+
 /// What the training file looks like and how large it may be.
 pub fn file_format(job: &Job, server: &Server) -> Result<(&'static str, Caps), Fault> {
     let protocol = protocol(server)?;
     Ok((protocol.format(&view(job, server.clone())?)?, protocol.caps(server)))
 }
 
-/// Everything that can be known before anything is sent; the number of tokens that will be trained on, if it can be told.
-pub fn check(job: &Job, server: &Server, written: &Written) -> Result<Option<u64>, Fault> {
+/// Everything that can be known before anything is sent, and the tokens of one pass over the file.
+pub fn check(job: &Job, server: &Server, written: &Written) -> Result<Option<Counted>, Fault> {
     let protocol = protocol(server)?;
     let view = JobView { train: written.view, ..view(job, server.clone())? };
     protocol.validate(&view)?;
-    Ok(Some(written.view.bytes.div_ceil(4)))
+    let mut sample = vec![0; tokens::SAMPLE.min(usize::try_from(written.view.bytes).unwrap_or(tokens::SAMPLE))];
+    let unreadable =
+        |error: std::io::Error| Fault::Retry { after: None, message: format!("the training file: {error}") };
+    written.file.read_exact_at(&mut sample, 0).map_err(unreadable)?;
+    Ok(Some(tokens::count(&server.protocol, &job.base_model, &sample, written.view.bytes)))
 }
 
 fn view(job: &Job, server: Server) -> Result<JobView, Fault> {
