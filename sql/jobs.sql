@@ -28,11 +28,11 @@ COMMENT ON FUNCTION _event(uuid, text, text, jsonb) IS 'pg_finetune private: one
 REVOKE ALL ON FUNCTION _event(uuid, text, text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _event(uuid, text, text, jsonb) TO finetune_admin;
 
-CREATE FUNCTION _check_provider_job(protocol text, method text, hyperparameters jsonb) RETURNS void
+CREATE FUNCTION _check_provider_job(options text[], method text, hyperparameters jsonb) RETURNS void
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'check_provider_job_wrapper';
-COMMENT ON FUNCTION _check_provider_job(text, text, jsonb) IS 'pg_finetune private: ERROR 22023 when a protocol does not train by this method';
-REVOKE ALL ON FUNCTION _check_provider_job(text, text, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _check_provider_job(text, text, jsonb) TO finetune_admin;
+COMMENT ON FUNCTION _check_provider_job(text[], text, jsonb) IS 'pg_finetune private: ERROR 22023 when a protocol does not train by this method';
+REVOKE ALL ON FUNCTION _check_provider_job(text[], text, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_provider_job(text[], text, jsonb) TO finetune_admin;
 
 CREATE FUNCTION _provider_server(provider text, OUT protocol text, OUT base_url text)
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -117,7 +117,7 @@ BEGIN
     IF provider = 'builtin' THEN
         PERFORM @extschema@._check_hyperparameters(provider, method, hyperparameters);
     ELSE
-        PERFORM @extschema@._check_provider_job((SELECT s.protocol FROM @extschema@._provider_server(provider) s), COALESCE(method, ''), hyperparameters);
+        PERFORM @extschema@._check_provider_job((SELECT s.srvoptions FROM pg_foreign_server s WHERE s.srvname = provider), COALESCE(method, ''), hyperparameters);
     END IF;
 END $$;
 COMMENT ON FUNCTION _check_parameters(text, text, jsonb) IS 'pg_finetune private: ERROR 22023 when method or hyperparameters do not fit the provider';

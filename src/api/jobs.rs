@@ -36,13 +36,17 @@ fn check_hyperparameters(_provider: &str, _method: &str, hyperparameters: JsonB)
 
 /// The same for a job at a provider: what its protocol says before there is a file.
 #[pg_extern(sql = false, immutable, parallel_safe, strict)]
-fn check_provider_job(protocol: &str, method: &str, hyperparameters: JsonB) -> Result<(), ErrorReport> {
+fn check_provider_job(options: Vec<Option<String>>, method: &str, hyperparameters: JsonB) -> Result<(), ErrorReport> {
     if !hyperparameters.0.is_object() {
         return Err(UserError::invalid("hyperparameters must be a JSON object")
             .detail(format!("Found {}.", hyperparameters.0))
             .hint(r#"Example: '{"n_epochs": 3}'; '{}' leaves them to the provider."#)
             .into());
     }
+    // As in pg_foreign_server: what a host takes depends on its dialect, too.
+    let options = options.iter().flatten().filter_map(|option| option.split_once('='));
+    let server = Server::new(options.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let protocol = server.protocol.as_str();
     let Some(provider) = providers::by_name(protocol) else {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -52,7 +56,6 @@ fn check_provider_job(protocol: &str, method: &str, hyperparameters: JsonB) -> R
         .hint("Use provider => 'builtin', or write the training file with export_jsonl() and start the job at the provider yourself.")
         .into());
     };
-    let server = Server::new([("protocol".to_owned(), protocol.to_owned())]);
     let methods = provider.caps(&server).methods;
     if Training::parse(method).is_some_and(|method| methods.contains(&method)) {
         return Ok(());
