@@ -5,7 +5,7 @@ source "$(dirname "$0")/env.sh"
 
 "$PGFT_ROOT/scripts/demo.sh" stop
 for folder in "$PGFT_STATE" "$PGFT_SERVER"; do
-    [ ! -d "$folder" ] || (cd "$folder" && rm -rf logs tools python pgrx models npm embeddings template-* .template.lock)
+    [ ! -d "$folder" ] || (cd "$folder" && rm -rf logs tools python pgrx models npm embeddings trainer-* template-* .template.lock)
     rmdir "$folder" 2>/dev/null || true
 done
 rm -rf "$PGFT_ROOT/target"

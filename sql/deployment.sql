@@ -68,13 +68,26 @@ BEGIN
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('model "%s" has not passed the gate', model),
             DETAIL = coalesce('Its evaluation: ' || gate.verdict || ', ' || gate.reason || '.', 'It was never evaluated.'),
-            HINT = format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model);
+            HINT = CASE WHEN gate.verdict IS NULL THEN format('CALL @extschema@.evaluate_model(%L); judges a model that stands at a provider.', model)
+                        ELSE format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model) END;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed evaluation: no user may see it';
 REVOKE ALL ON FUNCTION _require_passed_gate FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _require_passed_gate TO finetune_admin;
+
+CREATE FUNCTION _is_judged(model text) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = model)
+        OR EXISTS (SELECT FROM @extschema@.model m WHERE m.id = model AND m.provider_model IS NOT NULL AND m.method = 'contrastive');
+END
+$$;
+COMMENT ON FUNCTION _is_judged IS 'pg_finetune private: whether the gate can judge a model: it works on vectors, here or at a provider. A chat model at a provider does not';
+REVOKE ALL ON FUNCTION _is_judged FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _is_judged TO finetune_admin;
 
 CREATE FUNCTION _overridden_gate(model text, reason text, override boolean) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -134,8 +147,7 @@ DECLARE
 BEGIN
     PERFORM @extschema@._require_role('deploy_model', 'finetune_admin');
     PERFORM @extschema@._require_model(model);
-    -- Models of outside providers have no adapter here that the gate could judge.
-    IF EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = deploy_model.model) THEN
+    IF @extschema@._is_judged(model) THEN
         overridden := @extschema@._overridden_gate(model, reason, override);
         IF overridden IS NULL THEN
             PERFORM @extschema@._require_passed_gate(model);
