@@ -34,7 +34,7 @@ EOF
 test() {
     prepare
     cd "$PACKAGE"
-    PGFT_TEST_MODEL=$MODEL PYTHONDONTWRITEBYTECODE=1 exec "$VENV/bin/python" -m pytest -p no:cacheprovider --quiet -rs --color=no "$@" tests
+    PGFT_PRISM=$PGFT_STATE/doubles/prism/node_modules/.bin/prism PGFT_TEST_MODEL=$MODEL PYTHONDONTWRITEBYTECODE=1 exec "$VENV/bin/python" -m pytest -p no:cacheprovider --quiet -rs --color=no "$@" tests
 }
 
 case ${1:-} in

@@ -131,7 +131,7 @@ def prism():
     """Starts Prism proxies: a third party that holds requests and answers against the protocol's own description."""
     program = os.environ.get("PGFT_PRISM") or shutil.which("prism")
     description = SHARED / "openai-trainer-surface-openapi.yaml"
-    if not program or not description.exists():
+    if not program or not shutil.which(program) or not description.exists():
         pytest.skip("Prism or the protocol's description is not here")
     processes = []
 
