@@ -138,8 +138,13 @@ impl Server {
     }
 
     /// kill -9 of one process of this server (a backend, a worker); the server then restarts all others by itself.
+    /// Returns when the restart has cut all sessions: before that, a new one would be cut as well.
     pub fn kill(&self, pid: i32) {
+        let mut witness = self.connect("postgres");
         run(Command::new("kill").args(["-9", &pid.to_string()]));
+        super::wait_until(Duration::from_secs(30), "the restart cuts all sessions", || {
+            witness.simple_query("SELECT 1").is_err()
+        });
     }
 
     /// Waits until the server takes connections again, for instance after `kill`.
