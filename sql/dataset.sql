@@ -281,6 +281,7 @@ BEGIN
             HINT = format('SELECT drop_dataset(%L, force => true); drops it all the same: nobody can then say what these models were trained on.', old.name || ':' || old.version);
     END IF;
     DELETE FROM @extschema@.dataset_example e WHERE e.dataset_id = old.id;
+    DELETE FROM @extschema@.chat_answer a WHERE a.dataset_id = old.id;
     DELETE FROM @extschema@.fine_tuning_job j WHERE j.dataset_id = old.id;
     DELETE FROM @extschema@.dataset d WHERE d.id = old.id;
     RETURN old.name || ':' || old.version;

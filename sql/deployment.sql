@@ -71,6 +71,7 @@ BEGIN
             HINT = CASE WHEN gate.verdict IS NULL THEN format('CALL @extschema@.evaluate_model(%L); judges a model that stands at a provider.', model)
                         ELSE format('See what was measured with: SELECT * FROM @extschema@.model_evaluation WHERE model_id = %L;', model) END;
     END IF;
+    PERFORM @extschema@._require_reembedded(model);
 END
 $$;
 COMMENT ON FUNCTION _require_passed_gate IS 'Refuses a model without a passed evaluation: no user may see it';
@@ -82,10 +83,10 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM @extschema@.adapter a WHERE a.model_id = model)
-        OR EXISTS (SELECT FROM @extschema@.model m WHERE m.id = model AND m.provider_model IS NOT NULL AND m.method = 'contrastive');
+        OR EXISTS (SELECT FROM @extschema@.model m WHERE m.id = model AND m.provider_model IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION _is_judged IS 'pg_finetune private: whether the gate can judge a model: it works on vectors, here or at a provider. A chat model at a provider does not';
+COMMENT ON FUNCTION _is_judged IS 'pg_finetune private: whether the gate can judge a model: one that was trained here, or that answers at a provider';
 REVOKE ALL ON FUNCTION _is_judged FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _is_judged TO finetune_admin;
 

@@ -18,4 +18,4 @@ END
 $grants$;
 
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @extschema@ TO finetune_admin;
-GRANT SELECT ON experiment, experiment_phase, experiment_arm, experiment_pin, experiment_layer, experiment_holdout, model, deployment TO finetune_app;
+GRANT SELECT ON experiment, experiment_phase, experiment_arm, experiment_pin, experiment_layer, experiment_holdout, model, deployment, reembedding TO finetune_app;

@@ -6,7 +6,7 @@ CREATE FUNCTION _price(provider text, base_model text) RETURNS numeric
             FROM @extschema@.provider_price p
             LEFT JOIN pg_foreign_server s ON s.srvname = _price.provider
             LEFT JOIN LATERAL (SELECT o.option_value AS host FROM pg_options_to_table(s.srvoptions) o WHERE o.option_name = 'base_url') u ON true
-            WHERE (p.provider = _price.provider OR u.host LIKE '%//' || p.provider || '/%')
+            WHERE p.usd_per_million_training_tokens IS NOT NULL AND (p.provider = _price.provider OR u.host LIKE '%//' || p.provider || '/%')
               AND (p.base_model = _price.base_model
                    OR p.provider <> _price.provider AND _price.base_model LIKE p.base_model || '-20%')
             ORDER BY p.provider = _price.provider DESC, length(p.base_model) DESC LIMIT 1);

@@ -65,6 +65,11 @@ CREATE TABLE model_evaluation (
     cold_examples     integer,
     cold_auc_delta    double precision,
     cold_auc_delta_high double precision,
+    base_f1           double precision,
+    f1                double precision,
+    f1_delta          double precision,
+    f1_delta_low      double precision,
+    f1_delta_high     double precision,
     seed              bigint NOT NULL,
     verdict           text NOT NULL CHECK (verdict OPERATOR(pg_catalog.=) ANY (ARRAY['passed', 'refused', 'not enough data'])),
     reason            text NOT NULL,
@@ -72,12 +77,42 @@ CREATE TABLE model_evaluation (
 );
 COMMENT ON TABLE model_evaluation IS 'The gate: how each model did on newest actions of users it was never trained on, beside the model it would replace; only verdict ''passed'' may be shown to users';
 COMMENT ON COLUMN model_evaluation.auc_delta_low IS 'lower end of the 90 % paired bootstrap interval over users: the gate asks for more than 0 (one-sided 5 %)';
+COMMENT ON COLUMN model_evaluation.f1 IS 'chat models: of their yes and no; f1_delta_low and auc_delta_low must be above 0. Their AUC is the mean of the shares of saved and of skipped items answered rightly, base_... is the model they were tuned from (against ''base'') or the live one; counts in chat_evaluation';
 COMMENT ON COLUMN model_evaluation.users IS 'users who judged; where fewer than 16 users acted, days';
 COMMENT ON COLUMN model_evaluation.rocchio_auc IS 'baseline: mean of the saved less mean of the skipped; knn3_auc: mean similarity to the three nearest saved; popularity_auc: share of others who saved it, without any text';
 COMMENT ON COLUMN model_evaluation.save_rate_10 IS 'share of saved among the ten ranked first, mean over users';
 COMMENT ON COLUMN model_evaluation.fpr_50 IS 'share of the unsaved ranked above the point where half of the saved are found, mean over users';
 COMMENT ON COLUMN model_evaluation.coverage_10 IS 'distinct items in all users'' top ten / items: a model that shows everybody the same has little';
 SELECT pg_catalog.pg_extension_config_dump('model_evaluation', '');
+
+CREATE TABLE chat_evaluation (
+    model_id          text NOT NULL REFERENCES model (id),
+    role              text NOT NULL CHECK (role OPERATOR(pg_catalog.=) ANY (ARRAY['model', 'base', 'live'])),
+    provider          text NOT NULL,
+    answered_by       text NOT NULL,
+    rows              integer NOT NULL,
+    tp                integer NOT NULL,
+    fp                integer NOT NULL,
+    fn                integer NOT NULL,
+    tn                integer NOT NULL,
+    unparseable       integer NOT NULL,
+    "precision"       double precision,
+    recall            double precision,
+    f1                double precision,
+    accuracy          double precision,
+    false_suggestion_rate double precision,
+    prompt_tokens     bigint NOT NULL,
+    completion_tokens bigint NOT NULL,
+    usd               numeric,
+    evaluated_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (model_id, role)
+);
+COMMENT ON TABLE chat_evaluation IS 'How a chat model, the model it was tuned from and the live chat model answered the same held-out questions: counts and what they are made into';
+COMMENT ON COLUMN chat_evaluation.role IS 'model = the one that was judged, base = what it was tuned from, live = what served then';
+COMMENT ON COLUMN chat_evaluation.unparseable IS 'answers that were neither yes nor no; each counts as the wrong one, as fn or fp';
+COMMENT ON COLUMN chat_evaluation.false_suggestion_rate IS 'share of the skipped items that it would have shown';
+COMMENT ON COLUMN chat_evaluation.usd IS 'of these answers, those kept from earlier calls included; NULL = no price known';
+SELECT pg_catalog.pg_extension_config_dump('chat_evaluation', '');
 
 CREATE TABLE experiment_layer (
     name       text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
@@ -210,12 +245,15 @@ SELECT pg_catalog.pg_extension_config_dump('retraining_schedule', '');
 CREATE TABLE provider_price (
     provider      text NOT NULL,
     base_model    text NOT NULL,
-    usd_per_million_training_tokens numeric NOT NULL CHECK (usd_per_million_training_tokens OPERATOR(pg_catalog.>=) 0),
+    usd_per_million_training_tokens numeric CHECK (usd_per_million_training_tokens OPERATOR(pg_catalog.>=) 0),
+    usd_per_million_input_tokens numeric CHECK (usd_per_million_input_tokens OPERATOR(pg_catalog.>=) 0),
+    usd_per_million_output_tokens numeric CHECK (usd_per_million_output_tokens OPERATOR(pg_catalog.>=) 0),
     as_of         date NOT NULL,
     quoted_from   text NOT NULL,
     PRIMARY KEY (provider, base_model)
 );
 COMMENT ON TABLE provider_price IS 'What training costs, as quoted at a date: yours to edit, under the name of your server; rows under the name of a host came with the extension and are not dumped. builtin costs nothing';
+COMMENT ON COLUMN provider_price.usd_per_million_input_tokens IS 'what asking costs, with usd_per_million_output_tokens: for evaluate_model() and reembed(). A tuned model is looked up by its own name, then as ft:BASE, then as its base model';
 SELECT pg_catalog.pg_extension_config_dump('provider_price', $$WHERE provider <> 'api.openai.com'$$);
 
 CREATE TABLE export_template (

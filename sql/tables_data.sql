@@ -115,6 +115,40 @@ CREATE TABLE satisfaction_survey (
 COMMENT ON TABLE satisfaction_survey IS 'Answers to "how well did these suggestions fit?", 1 (not at all) to 5 (very well), with the variant that served the user at that time';
 SELECT pg_catalog.pg_extension_config_dump('satisfaction_survey', '');
 
+CREATE TABLE data_point_vector (
+    user_id   text NOT NULL,
+    id        text NOT NULL,
+    model_id  text NOT NULL,
+    embedding vector NOT NULL,
+    PRIMARY KEY (user_id, id, model_id)
+);
+COMMENT ON TABLE data_point_vector IS 'Vectors under a re-embedded model of what users saved: what user_query() starts from for users of that model. A row counts while its data point is there and saved';
+COMMENT ON COLUMN data_point_vector.id IS 'training_data_point.id of the same user';
+SELECT pg_catalog.pg_extension_config_dump('data_point_vector', '');
+
+CREATE TABLE chat_answer (
+    user_id           text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    dataset_id        uuid NOT NULL,
+    example_id        text NOT NULL,
+    provider          text NOT NULL,
+    answered_by       text NOT NULL,
+    question          bytea NOT NULL,
+    label             boolean,
+    answer            text NOT NULL,
+    prompt_tokens     bigint NOT NULL,
+    completion_tokens bigint NOT NULL,
+    usd               numeric,
+    answered_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (user_id, dataset_id, example_id, provider, answered_by)
+);
+COMMENT ON TABLE chat_answer IS 'What chat models at providers answered about held-out examples: kept, so that an interrupted evaluate_model() goes on where it was and no answer is paid for twice';
+COMMENT ON COLUMN chat_answer.answered_by IS 'the model''s name at the provider';
+COMMENT ON COLUMN chat_answer.question IS 'sha256 of what was asked: with other words in the template it is asked anew';
+COMMENT ON COLUMN chat_answer.label IS 'true = would save; NULL = the answer was neither yes nor no';
+COMMENT ON COLUMN chat_answer.answer IS 'its first 200 characters';
+COMMENT ON COLUMN chat_answer.usd IS 'at the prices of provider_price when it was asked; NULL = no price known';
+SELECT pg_catalog.pg_extension_config_dump('chat_answer', '');
+
 CREATE TABLE user_profile (
     user_id     text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
     id          uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),

@@ -144,6 +144,35 @@ CREATE INDEX fine_tuning_event_job ON fine_tuning_event (job_id, id);
 SELECT pg_catalog.pg_extension_config_dump('fine_tuning_event', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('fine_tuning_event', 'id')::pg_catalog.regclass, '');
 
+CREATE TABLE reembedding (
+    model_id       text NOT NULL REFERENCES model (id),
+    relation       regclass NOT NULL,
+    key_column     name NOT NULL,
+    content_column name NOT NULL,
+    column_name    name NOT NULL,
+    dimensions     integer,
+    state          text NOT NULL DEFAULT 'running' CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'stopped', 'complete'])),
+    rows           bigint,
+    done           bigint NOT NULL DEFAULT 0,
+    failed_keys    text[] NOT NULL DEFAULT '{}',
+    points         bigint NOT NULL DEFAULT 0,
+    tokens         bigint NOT NULL DEFAULT 0,
+    usd            numeric,
+    last_error     text,
+    holder_pid     integer,
+    holder_started timestamptz,
+    started_by     text NOT NULL DEFAULT current_user,
+    started_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    changed_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    completed_at   timestamptz,
+    PRIMARY KEY (model_id, relation)
+);
+COMMENT ON TABLE reembedding IS 'Second columns of vectors under another embedding model, one row per model and table; read the view reembeddings';
+COMMENT ON COLUMN reembedding.failed_keys IS 'rows whose text the provider refuses: left out until reembed(..., retry_failed => true)';
+COMMENT ON COLUMN reembedding.points IS 'saved data points that were given a vector of this model';
+COMMENT ON COLUMN reembedding.completed_at IS 'when all rows had a vector for the first time: from then on the model may serve';
+SELECT pg_catalog.pg_extension_config_dump('reembedding', '');
+
 CREATE TABLE retraining_run (
     schedule    text NOT NULL,
     due_at      timestamptz NOT NULL,

@@ -7,13 +7,14 @@ use common::*;
 use std::sync::OnceLock;
 
 /// Functions that refuse callers without a role in Rust; tests/roles.rs calls them all.
-const CHECKED_IN_RUST: [&str; 10] = [
+const CHECKED_IN_RUST: [&str; 11] = [
     "adapt",
     "assign_variant",
     "check_provider",
     "contrastive_triplets",
     "evaluate_model",
     "export_jsonl",
+    "reembed",
     "relevance_score",
     "run_due_work",
     "triplet_plan",

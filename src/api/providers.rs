@@ -1,7 +1,10 @@
 //! C side of sql/providers.sql.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::AnyNumeric;
 
 use crate::pg::errors::UserError;
 use crate::pg::{foreign, roles};
@@ -58,16 +61,52 @@ fn check_provider(provider: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> R
 fn evaluate_model(
     model: Option<&str>,
     max_texts: Option<i32>,
+    max_usd: Option<AnyNumeric>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<(), ErrorReport> {
     roles::require("evaluate_model", &["finetune_admin"])?;
-    let (Some(model), Some(max_texts @ 1..)) = (model, max_texts) else {
-        return Err(UserError::invalid("evaluate_model() takes a model and a positive number of texts")
-            .detail("The model is an id of table model; each text of the comparison is asked for once at the provider.")
-            .hint("CALL evaluate_model('...', max_texts => 20000);")
+    let max_usd = max_usd.map(f64::try_from).transpose().ok().filter(|usd| usd.is_none_or(|usd| usd >= 0.0));
+    let (Some(model), None | Some(1..), Some(max_usd)) = (model, max_texts, max_usd) else {
+        return Err(UserError::invalid("evaluate_model() takes a model, a positive number of texts and no negative sum")
+            .detail("The model is an id of table model; each text, or row of a chat model, is asked about once at the provider.")
+            .hint("CALL evaluate_model('...', max_texts => 1000, max_usd => 5);")
             .into());
     };
-    let (verdict, reason) = worker::evaluate_model(fcinfo, model, max_texts)?;
+    let (verdict, reason) = worker::evaluate_model(fcinfo, model, max_texts, max_usd)?;
     notice!("{verdict}: {reason}");
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // as the procedure has them
+fn reembed(
+    relation: Option<pg_sys::Oid>,
+    model: Option<&str>,
+    content: Option<&CStr>,
+    max_rows: Option<i64>,
+    max_usd: Option<AnyNumeric>,
+    into_column: Option<&CStr>,
+    retry_failed: Option<bool>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<(), ErrorReport> {
+    roles::require("reembed", &["finetune_admin"])?;
+    let name = |name: &CStr| name.to_string_lossy().into_owned();
+    let max_usd = max_usd.map(f64::try_from).transpose().ok().filter(|usd| usd.is_none_or(|usd| usd >= 0.0));
+    let (Some(relation), Some(model), Some(content), None | Some(1..), Some(max_usd)) =
+        (relation, model, content, max_rows, max_usd)
+    else {
+        return Err(UserError::invalid("reembed() takes a table, a model, its column of texts and positive limits")
+            .detail("The table is your own, the model an id of table model whose provider makes vectors.")
+            .hint("CALL reembed('chunk', '...', content => 'content', max_usd => 5);")
+            .into());
+    };
+    let wish = worker::Wish {
+        content: name(content),
+        into_column: into_column.map(name),
+        max_rows,
+        max_usd,
+        retry_failed: retry_failed.unwrap_or_default(),
+    };
+    notice!("{}", worker::reembed(fcinfo, relation, model, &wish)?);
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::core::profile;
 use crate::pg::adapters::{self, Stored};
 use crate::pg::errors::UserError;
 use crate::pg::vector::Vector;
-use crate::pg::{plans, relcache, roles, spi, statement};
+use crate::pg::{plans, relcache, roles, spaces, spi, statement};
 
 /// Adapters that a backend keeps in memory, the last used first.
 const KEPT_ADAPTERS: usize = 4;
@@ -150,7 +150,7 @@ fn model_of(user: &str) -> Result<String, UserError> {
 }
 
 fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
-    let model = stored(model)?;
+    let Some(model) = weights(model)? else { return serve_elsewhere(user, model) };
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
@@ -159,6 +159,19 @@ fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
         None => unit(profile.saved),
     };
     Ok(Some(Served { query, model }))
+}
+
+/// A model whose vectors stand in a column of their own, or a chat model, which leaves the searching to another one.
+fn serve_elsewhere(user: &str, model: &str) -> Result<Option<Served>, UserError> {
+    let found = spaces::of(&schema()?, model)?;
+    match found.instead {
+        Some(other) => serve(user, &other),
+        None if found.here => {
+            let query = spaces::profile(&schema()?, model, user)?;
+            Ok(query.map(|query| Served { query: query.as_slice().to_vec(), model: None }))
+        }
+        None => Err(no_weights(model)),
+    }
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
@@ -240,8 +253,13 @@ fn dimensions(user: &str, sums: &[Sum]) -> Result<Option<i32>, UserError> {
 
 /// A model that was trained here; None for 'base', which has no weights.
 fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
+    weights(model)?.ok_or_else(|| no_weights(model))
+}
+
+/// The same; None outside for a model whose weights are not here.
+fn weights(model: &str) -> Result<Option<Option<Rc<Stored>>>, UserError> {
     if model == "base" {
-        return Ok(None);
+        return Ok(Some(None));
     }
     let table = spi::own_table(c"adapter").ok_or_else(not_installed)?;
     let generation = relcache::generation(table);
@@ -254,22 +272,20 @@ fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
         Some(kept.models[0].1.clone())
     });
     if kept.is_some() {
-        return Ok(kept);
+        return Ok(Some(kept));
     }
-    let read = Rc::new(read_model(model)?);
+    let Some(read) = adapters::read(&schema()?, model)?.map(Rc::new) else { return Ok(None) };
     KEPT.with_borrow_mut(|kept| {
         kept.models.insert(0, (model.to_owned(), read.clone()));
         kept.models.truncate(KEPT_ADAPTERS);
     });
-    Ok(Some(read))
+    Ok(Some(Some(read)))
 }
 
-fn read_model(model: &str) -> Result<Stored, UserError> {
-    adapters::read(&schema()?, model)?.ok_or_else(|| {
-        UserError::unknown(format!("model \"{model}\" does not exist or has no weights here"))
-            .detail("Only 'base' and models of the built-in trainer serve inside the database.")
-            .hint("SELECT id, provider FROM model; lists the models, model_for(user_id) says which one a user gets.")
-    })
+fn no_weights(model: &str) -> UserError {
+    UserError::unknown(format!("model \"{model}\" does not exist or has no weights here"))
+        .detail("Only 'base', models of the built-in trainer and re-embedded models serve inside the database.")
+        .hint("SELECT id, provider FROM model; lists the models, CALL reembed(...) makes vectors of one that stands at a provider.")
 }
 
 /// Every backend reads adapters anew after this transaction.

@@ -17,6 +17,10 @@ impl UserError {
         Self { code, message: message.into(), detail: None, hint: None }
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn failure(self) -> super::session::Failure {
         super::session::Failure {
             code: super::session::sqlstate(self.code as i32),

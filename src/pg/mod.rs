@@ -20,6 +20,7 @@ pub mod saved_plans;
 pub mod session;
 pub mod settings;
 pub mod shared;
+pub mod spaces;
 pub mod spi;
 pub mod statement;
 pub mod threads;

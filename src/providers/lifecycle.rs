@@ -26,7 +26,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub(super) fn spread(&self, wait: Duration) -> u64 {
+    pub fn spread(&self, wait: Duration) -> u64 {
         (wait.as_secs_f64() * 1000.0 * (0.75 + self.roll / 2.0)) as u64
     }
 
@@ -40,7 +40,7 @@ impl Pace {
         (self.poll * 3).as_millis() as u64
     }
 
-    pub(super) fn backoff(&self, failures: i32) -> Duration {
+    pub fn backoff(&self, failures: i32) -> Duration {
         let first = self.poll.as_secs_f64() / 10.0;
         Duration::from_secs_f64((first * 2f64.powi(failures.clamp(0, 20))).min(first * 300.0))
     }

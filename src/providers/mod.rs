@@ -8,6 +8,7 @@ pub mod auth;
 pub mod bedrock;
 mod bedrock_files;
 pub mod change;
+pub mod chat;
 pub mod cohere;
 pub mod dialect;
 pub mod embeddings;

@@ -1,6 +1,8 @@
 //! Background work: a launcher without a database connection starts a short-lived worker in every database that
 //! has something due; training runs in a process of its own.
 
+mod asking;
+mod chat_evaluation;
 mod database;
 mod dataset;
 mod evaluation;
@@ -10,6 +12,7 @@ mod jobs;
 mod launcher;
 mod provider_check;
 mod provider_key;
+mod reembedding;
 mod steps;
 mod sweeper;
 mod trainer;
@@ -18,6 +21,7 @@ mod training_file;
 pub use database::run_due_work;
 pub use evaluation::evaluate as evaluate_model;
 pub use provider_check::check as check_provider;
+pub use reembedding::{reembed, Wish};
 
 use pgrx::prelude::*;
 

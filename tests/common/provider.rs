@@ -73,7 +73,11 @@ struct Memory {
     files: BTreeMap<String, (String, u64)>,
     next: u64,
     manners: Option<Manners>,
+    model: Option<Model>,
 }
+
+/// What tuned models answer: a fake of a model, by path and body of the request.
+pub type Model = Arc<dyn Fn(&str, &Value) -> Option<(u16, Value)> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct FakeProvider {
@@ -175,6 +179,11 @@ impl FakeProvider {
         self.memory.lock().unwrap().files.values().map(|(name, _)| name.clone()).collect()
     }
 
+    /// From now on this model answers what it knows.
+    pub fn serve_model(&self, model: impl Fn(&str, &Value) -> Option<(u16, Value)> + Send + Sync + 'static) {
+        self.memory.lock().unwrap().model = Some(Arc::new(model));
+    }
+
     /// How many requests still get something else than an ordinary answer.
     pub fn left_of_script(&self) -> u32 {
         self.memory.lock().unwrap().script.iter().map(|(_, _, times)| times).sum()
@@ -242,7 +251,10 @@ impl FakeProvider {
 
     /// Does what was asked, then answers, in one of the bad ways perhaps.
     fn obey(&self, stream: &mut impl Write, line: &str, body: &[u8], bytes: u64, act: Option<Act>) {
-        let (status, answer) = self.memory.lock().unwrap().answer(line, body, bytes);
+        let model = self.memory.lock().unwrap().model.clone();
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let modelled = model.and_then(|model| model(path, &serde_json::from_slice(body).ok()?));
+        let (status, answer) = modelled.unwrap_or_else(|| self.memory.lock().unwrap().answer(line, body, bytes));
         let text = answer.to_string();
         let head = |length: usize| {
             format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")

@@ -6,6 +6,7 @@ use super::driver::*;
 use crate::providers::fault::Fault;
 use crate::providers::protocol::{JobView, Protocol};
 use crate::providers::state::{Serving, State};
+use crate::providers::{chat, embeddings};
 
 struct Aimock {
     double: Double,
@@ -115,6 +116,26 @@ fn a_running_job_is_cancelled_and_a_wrong_key_is_told() {
     assert!(matches!(openai.polled(&job, &answer), Err(Fault::Auth(_))), "{}", answer.status);
     let unknown = JobView { job_id: Some("ftjob-none".into()), ..job };
     assert_eq!(openai.polled(&unknown, &aimock.sender.ask(&openai.poll(&unknown).unwrap())), Err(Fault::Gone));
+}
+
+#[test]
+fn a_chat_is_answered_and_an_unknown_key_told() {
+    let Some(aimock) = Aimock::start() else { return };
+    let server = aimock.job("run-1").server;
+    let request = chat::request(&server, "gpt-4o-mini", "Answer with one word.", "hi").unwrap();
+    let reply = chat::read(&aimock.sender.ask(&request)).unwrap();
+    assert_eq!(reply.text, "yo", "as scripts/doubles.sh wrote it");
+    assert!(reply.prompt_tokens.is_some() && reply.completion_tokens.is_some(), "{reply:?}");
+    let throttled = aimock.sender.with(&[("x-aimock-chaos-ratelimit", "1")]).ask(&request);
+    assert!(matches!(chat::read(&throttled), Err(Fault::Throttled { .. })), "{}", throttled.status);
+    let stranger = Sender::new("sk-wrong", rows(20)).ask(&request);
+    assert!(matches!(chat::read(&stranger), Err(Fault::Auth(_))), "{}", stranger.status);
+
+    let texts = ["a ship".to_owned(), "a tree".to_owned()];
+    let request = embeddings::request(&server, "text-embedding-3-small", &texts).unwrap();
+    let embedded = embeddings::read(&aimock.sender.ask(&request), texts.len()).unwrap();
+    assert_eq!(embedded.vectors.len(), 2);
+    assert_ne!(embedded.vectors[0], embedded.vectors[1]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::driver::*;
+use crate::providers::embeddings;
 use crate::providers::fault::Fault;
 use crate::providers::openai::OpenAi;
 use crate::providers::openai_files::Sizes;
@@ -100,6 +101,19 @@ fn openai_takes_every_request() {
     let answer = sender.ask(&whole.create(&large).unwrap());
     assert_eq!(answer.status, 422);
     assert!(matches!(whole.created(&large, &answer), Err(Fault::Refused(_))));
+}
+
+#[test]
+fn embeddings_are_asked_for_as_the_specification_says() {
+    let Some(prism) = prism("openai-trainer-surface-openapi.yaml") else { return };
+    let sender = Sender::new("sk-test", "");
+    let server = job("run-1", &[("protocol", "openai"), ("base_url", prism.url.as_str())], &sender).server;
+    let texts = vec!["a ship in the harbour".to_owned(); embeddings::BATCH];
+    let answer = sender.ask(&embeddings::request(&server, "all-MiniLM-L6-v2", &texts).unwrap());
+    accepted("embeddings", &answer);
+    // One vector, whatever was asked: the specification's example.
+    assert!(embeddings::read(&answer, 1).is_ok(), "{}", String::from_utf8_lossy(&answer.body));
+    assert!(embeddings::read(&answer, 2).is_err(), "one vector is no answer to two texts");
 }
 
 #[test]

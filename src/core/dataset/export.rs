@@ -140,6 +140,14 @@ impl Listener {
         })
     }
 
+    /// The `number`-th example as a judge is asked about it, without the answer.
+    pub fn asked(&self, number: usize, words: &Template) -> Result<Asked, DatasetError> {
+        let index = self.lines[number];
+        let example = &self.examples[index];
+        let question = self.question(Format::OpenaiChat, index, words)?;
+        Ok(Asked { id: example.id.clone(), saved: example.label, question })
+    }
+
     /// What the judge is asked: the listener's newest other saves, then the passage.
     fn question(&self, format: Format, index: usize, words: &Template) -> Result<String, DatasetError> {
         let example = &self.examples[index];
@@ -156,6 +164,14 @@ impl Listener {
             _ => None,
         }))
     }
+}
+
+/// One example as a question, with what the user did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub id: String,
+    pub saved: bool,
+    pub question: String,
 }
 
 /// What the judge should say. The reason that the application recorded belongs to what the user did, not to its opposite.

@@ -103,6 +103,19 @@ fn a_rerank_line_holds_all_negatives() {
 }
 
 #[test]
+fn a_judge_is_asked_in_the_words_of_the_export() {
+    let listener = listener(examples());
+    let words = Template::default();
+    for number in 0..3 {
+        let line: Value = serde_json::from_str(&listener.line(Format::OpenaiChat, number, &words).unwrap()).unwrap();
+        let asked = listener.asked(number, &words).unwrap();
+        assert_eq!(asked.question, line["messages"][1]["content"].as_str().unwrap());
+        assert_eq!((asked.id.as_str(), asked.saved), (["a", "b", "c"][number], number < 2));
+    }
+    assert!(listener.asked(3, &words).is_err(), "a text without words");
+}
+
+#[test]
 fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
     let value = parsed(&listener(examples()).line(Format::OpenaiChat, 1, &words()).unwrap());
     let messages = value["messages"].as_array().unwrap();

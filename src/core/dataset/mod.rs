@@ -6,6 +6,7 @@ pub mod search;
 pub mod template;
 pub mod triplets;
 pub mod twins;
+pub mod verdict;
 
 use std::fmt;
 use std::str::FromStr;

@@ -198,7 +198,7 @@ fn change(before: Option<f64>, after: Option<f64>, draws: &[f64]) -> Option<Rela
 }
 
 /// Of a sorted list, between its two nearest values.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn percentile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (below, part) = (place.floor() as usize, place.fract());
     let above = (below + 1).min(sorted.len() - 1);

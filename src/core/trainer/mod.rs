@@ -7,7 +7,7 @@
 //! | closed form: centring and shrunk whitening | `calibrate` |
 //! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `adam` |
 //! | choice among candidates, relevance scores | `candidates` |
-//! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings` |
+//! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings`, for chat models `answers` |
 //! | what serves | `adapter` |
 //! | the order of all this | `run` |
 //!
@@ -16,6 +16,7 @@
 
 mod adam;
 mod adapter;
+mod answers;
 #[cfg(test)]
 mod bench;
 mod calibrate;
@@ -40,6 +41,7 @@ mod tests;
 pub(crate) mod vectors;
 
 pub use adapter::Adapter;
+pub use answers::{compare_answers, AnswersCompared, Judged, Sheet};
 pub use candidates::CandidateReport;
 pub use embeddings::{compare_embeddings, sample_users};
 pub use error::Error;
