@@ -57,7 +57,8 @@ extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["p
 extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retraining"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["serving"]);
-extension_sql_file!("../sql/reembedding.sql", name = "reembedding", requires = ["evaluation"]);
+extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["evaluation"]);
+extension_sql_file!("../sql/reembedding.sql", name = "reembedding", requires = ["doctor"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["reembedding"]);
 
 #[pg_guard]
