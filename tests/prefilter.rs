@@ -24,6 +24,12 @@ fn server() -> &'static Server {
     })
 }
 
+/// Where the key stands: written once, for a file that is being written is empty.
+fn key_file() -> &'static str {
+    static FILE: OnceLock<String> = OnceLock::new();
+    FILE.get_or_init(|| server().secret(CANARY))
+}
+
 /// How often, in a hundred, each model of the fake is right.
 type Skill = Arc<Mutex<HashMap<&'static str, u64>>>;
 
@@ -46,7 +52,7 @@ fn prepared(method: &str) -> Prepared {
         "UPDATE training_data_point SET reason = 'like the last one' WHERE user_action = 'saved';
          SELECT create_dataset('listeners', test_share => 0.4)",
     );
-    provider(&mut client, "host", &fake.url(), &server().secret(CANARY));
+    provider(&mut client, "host", &fake.url(), key_file());
     execute(
         &mut client,
         "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, usd_per_million_input_tokens,
@@ -194,7 +200,8 @@ fn a_worse_model_is_refused_and_the_live_one_is_a_judge_too() {
     let asked = fake.count("POST /v1/chat/completions") - before;
     let rows: i32 = value(&mut client, "SELECT rows FROM chat_evaluation WHERE role = 'base' LIMIT 1");
     assert_eq!(asked as i32, rows, "what the base model said is known already");
-    execute(&mut client, "SELECT deploy_model('good'); CALL evaluate_model('fair')");
+    execute(&mut client, "SELECT deploy_model('good')");
+    execute(&mut client, "CALL evaluate_model('fair')");
     let verdicts: Vec<String> = values(
         &mut client,
         "SELECT against || ' ' || verdict FROM model_evaluation WHERE model_id = 'fair' ORDER BY 1",

@@ -15,6 +15,12 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::private(&[("pg_finetune.poll_interval", "40ms"), ("pg_finetune.http_timeout", "5s")]))
 }
 
+/// Where the key stands: written once, for a file that is being written is empty.
+fn key_file() -> &'static str {
+    static FILE: OnceLock<String> = OnceLock::new();
+    FILE.get_or_init(|| server().secret(CANARY))
+}
+
 /// Vectors of five dimensions: what a text is about is the number in it, modulo four; one text is too long for the model.
 fn vectors(path: &str, body: &Value) -> Option<(u16, Value)> {
     if path != "/v1/embeddings" {
@@ -48,7 +54,7 @@ fn prepared(client: &mut Client) -> FakeProvider {
     let fake = FakeProvider::start();
     fake.serve_model(vectors);
     application(client, 30);
-    provider(client, "host", &fake.url(), &server().secret(CANARY));
+    provider(client, "host", &fake.url(), key_file());
     execute(
         client,
         &format!(
