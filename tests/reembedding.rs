@@ -100,7 +100,7 @@ fn from_the_first_vector_to_users_and_back() {
     assert_eq!((row.get::<_, &str>(2), row.get::<_, i32>(3)), ("embedding_moods_1_abc", 5));
     let index: String = row.get(4);
     assert!(
-        index.starts_with("CREATE INDEX CONCURRENTLY ON public.chunk USING hnsw (embedding_moods_1_abc"),
+        index.starts_with("CREATE INDEX CONCURRENTLY ON pgft.chunk USING hnsw (embedding_moods_1_abc"),
         "{index}"
     );
     execute(&mut client, &index);
@@ -266,6 +266,7 @@ fn rows_in_use_are_not_waited_for() {
     prepared(&mut client);
     execute(&mut client, &format!("CALL reembed('chunk', '{MODEL}', max_rows => 10)"));
     let mut other = db.connect();
+    execute(&mut other, "SET search_path = pgft, public");
     execute(&mut other, "BEGIN; UPDATE chunk SET embedding = embedding WHERE id IN (500, 600)");
     execute(&mut client, &call());
     let (state, _, done, _) = status(&mut client);
@@ -350,11 +351,11 @@ fn it_takes_the_table_s_owner_and_quotes_every_name() {
         let error = expect_error(client, call);
         assert!(error.code == code && format!("{error:?}").replace("\\\"", "\"").contains(part), "{call}: {error:?}");
     };
-    let other = format!("CALL reembed('public.chunk', '{MODEL}')");
-    refused(&mut client, &other, "42501", "belongs to \"postgres\"");
+    let other = format!("CALL reembed('pgft.chunk', '{MODEL}')");
+    refused(&mut client, &other, "42501", "may not re-embed");
     refused(
         &mut client,
-        &format!("SELECT drop_reembedding('public.chunk', '{MODEL}')"),
+        &format!("SELECT drop_reembedding('pgft.chunk', '{MODEL}')"),
         "42704",
         "was not re-embedded",
     );
