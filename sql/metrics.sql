@@ -54,6 +54,40 @@ COMMENT ON FUNCTION _refuse_scores IS 'pg_finetune private: says which scores ar
 REVOKE ALL ON FUNCTION _refuse_scores FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _refuse_scores TO finetune_analyst;
 
+-- Inlined by the planner: one rule of what counts, for metrics, results and curves. An action without a time counts.
+CREATE FUNCTION _attributed(user_action text, shown_at timestamptz, actioned_at timestamptz, ends timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN ends IS NULL THEN user_action
+                WHEN actioned_at OPERATOR(pg_catalog.<) shown_at OR actioned_at OPERATOR(pg_catalog.>) ends THEN NULL
+                ELSE user_action END;
+END;
+COMMENT ON FUNCTION _attributed IS 'pg_finetune private: the action, where it came after the item was shown and not after the end of its window; NULL = no window';
+REVOKE ALL ON FUNCTION _attributed FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _attributed TO finetune_analyst;
+
+CREATE FUNCTION _outcome_window(experiment text) RETURNS interval
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT e.outcome_window FROM @extschema@.experiment e WHERE e.name = _outcome_window.experiment);
+END
+$$;
+COMMENT ON FUNCTION _outcome_window IS 'pg_finetune private: how long after an item was shown an action counts in an experiment; NULL without one';
+REVOKE ALL ON FUNCTION _outcome_window FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _outcome_window TO finetune_analyst;
+
+CREATE FUNCTION _draws_teams(experiment text) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM @extschema@.experiment e WHERE e.name = _draws_teams.experiment AND e.unit = 'team_id');
+END
+$$;
+COMMENT ON FUNCTION _draws_teams IS 'pg_finetune private: whether an experiment draws teams, so that statistics count teams instead of users';
+REVOKE ALL ON FUNCTION _draws_teams FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _draws_teams TO finetune_analyst;
+
 CREATE AGGREGATE _merged_scores(state bytea) (
     SFUNC = @extschema@._score_combine, STYPE = bytea, COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
@@ -69,13 +103,16 @@ RETURNS TABLE (variant text, day date, shown bigint, resolved bigint, saved bigi
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    counted_for interval := @extschema@._outcome_window(experiment);
 BEGIN
     -- Few different combinations of action, suggestion and bucket: counting those costs one count a row instead of twenty.
     RETURN QUERY
     WITH combination AS (
         SELECT l.model_variant AS variant,
                CASE WHEN day_zone IS NOT NULL THEN (l.shown_at AT TIME ZONE day_zone)::date END AS day,
-               l.user_action AS action, coalesce(s.score >= threshold, false) AS suggested,
+               @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for) AS action,
+               coalesce(s.score >= threshold, false) AS suggested,
                CASE WHEN s.score < 0 THEN 9 WHEN s.score < 0.2 THEN 1 WHEN s.score < 0.4 THEN 2 WHEN s.score < 0.6 THEN 3
                     WHEN s.score < 0.8 THEN 4 WHEN s.score <= 1 THEN 5 WHEN s.score > 1 THEN 9 END AS bucket,
                count(*) AS items, sum(s.score) AS score,
