@@ -106,15 +106,15 @@ AS $$
 DECLARE
     counted_for interval := @extschema@._outcome_window(experiment);
 BEGIN
-    -- Few different combinations of action, suggestion and bucket: counting those costs one count a row instead of twenty.
+    -- Few different combinations of action, suggestion and bucket: counting those costs one count a row instead of twenty. They are told
+    -- apart by booleans, which the planner knows to have two values each: of a score it expects as many groups as rows, and sorts them.
     RETURN QUERY
     WITH combination AS (
         SELECT l.model_variant AS variant,
                CASE WHEN day_zone IS NOT NULL THEN (l.shown_at AT TIME ZONE day_zone)::date END AS day,
-               @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for) AS action,
-               coalesce(s.score >= threshold, false) AS suggested,
-               CASE WHEN s.score < 0 THEN 9 WHEN s.score < 0.2 THEN 1 WHEN s.score < 0.4 THEN 2 WHEN s.score < 0.6 THEN 3
-                    WHEN s.score < 0.8 THEN 4 WHEN s.score <= 1 THEN 5 WHEN s.score > 1 THEN 9 END AS bucket,
+               a.action = 'saved' AS saved, a.action = 'skipped' AS skipped, coalesce(s.score >= threshold, false) AS suggested,
+               s.score < 0.2 AS below_2, s.score < 0.4 AS below_4, s.score < 0.6 AS below_6, s.score < 0.8 AS below_8,
+               s.score >= 0 AND s.score <= 1 AS inside,
                count(*) AS items, sum(s.score) AS score,
                count(*) FILTER (WHERE l.propensity > 0 AND l.propensity <= 1) AS known,
                sum(1 / l.propensity) FILTER (WHERE l.propensity > 0 AND l.propensity <= 1) AS ips,
@@ -122,6 +122,7 @@ BEGIN
         FROM @extschema@.model_performance_log l
         -- Postgres sorts NaN above every number; it is no suggestion.
         CROSS JOIN LATERAL (SELECT nullif(l.relevance_score, 'NaN')) s (score)
+        CROSS JOIN LATERAL (SELECT @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for)) a (action)
         -- What is still pending has waited so far; an action without a time tells nothing about the wait.
         CROSS JOIN LATERAL (
             SELECT CASE WHEN l.user_action IS NULL THEN false WHEN l.actioned_at IS NOT NULL THEN true END,
@@ -129,9 +130,14 @@ BEGIN
         ) w (ended, seconds)
         WHERE (_impressions.experiment IS NULL OR l.experiment = _impressions.experiment)
           AND (since IS NULL OR l.shown_at >= since) AND (until IS NULL OR l.shown_at < until)
-        GROUP BY 1, 2, 3, 4, 5
+        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    ), named AS (
+        SELECT c.*, CASE WHEN c.saved THEN 'saved' WHEN c.skipped THEN 'skipped' WHEN NOT c.skipped THEN 'snipped' END AS action,
+               CASE WHEN NOT c.inside THEN 9 WHEN c.below_2 THEN 1 WHEN c.below_4 THEN 2 WHEN c.below_6 THEN 3 WHEN c.below_8 THEN 4
+                    WHEN NOT c.below_8 THEN 5 END AS bucket
+        FROM combination c
     ), judged AS (
-        SELECT c.*, coalesce(c.action = ANY (positive), false) AS hit FROM combination c
+        SELECT n.*, coalesce(n.action = ANY (positive), false) AS hit FROM named n
     ), summed AS (
         SELECT j.variant, j.day, sum(j.items)::bigint AS shown, sum(j.items) FILTER (WHERE j.action IS NOT NULL) AS resolved,
                sum(j.items) FILTER (WHERE j.action = 'saved') AS saved,
