@@ -172,7 +172,8 @@ fn who_is_moved_by_new_weights_counts_until_then() {
     let double = "SELECT verdict || ' ' || (detail ->> 'moved_between_phases') FROM experiment_health('e') WHERE check_name = 'double_exposure'";
     assert_eq!(value::<String>(&mut admin, double), format!("ok {moved}"));
     // Users of both splits are in one pot: an alarm says how to ask for those of the new one alone.
-    let weights = "SELECT verdict || ' ' || (detail ->> 'from_phase') FROM experiment_health('e') WHERE check_name = 'weights'";
+    let weights =
+        "SELECT verdict || ' ' || (detail ->> 'from_phase') FROM experiment_health('e') WHERE check_name = 'weights'";
     assert_eq!(value::<Option<String>>(&mut admin, weights), None, "nobody came under the new split yet");
     execute(
         &mut admin,
@@ -262,7 +263,12 @@ fn an_impression_belongs_to_what_served_it() {
     assert_eq!(value::<String>(&mut admin, "SELECT experiment FROM satisfaction_survey"), "t");
     // Without a team there is nothing to draw.
     execute(&mut admin, "SELECT record_signal('user-9', 'alone', 'text', 'saved', propensity => 0.25)");
-    assert_error!(admin, "SELECT record_signal('user-9', 'never', 'text', propensity => 0)", "22023", "propensity is not in (0, 1]");
+    assert_error!(
+        admin,
+        "SELECT record_signal('user-9', 'never', 'text', propensity => 0)",
+        "22023",
+        "propensity is not in (0, 1]"
+    );
     let alone =
         "SELECT coalesce(experiment, '-') || model_variant || propensity FROM model_performance_log WHERE signal_id = 'alone'";
     assert_eq!(value::<String>(&mut admin, alone), "-base0.25");

@@ -78,7 +78,8 @@ fn log_items(client: &mut Client, from: i32, to: i32, saved_base: i32, saved_new
 
 /// One look of the rollout, by the worker's round.
 fn look(client: &mut Client) {
-    execute(client, "UPDATE rollout SET next_due_at = clock_timestamp(); CALL run_due_work()");
+    execute(client, "UPDATE rollout SET next_due_at = clock_timestamp()");
+    execute(client, "CALL run_due_work()");
 }
 
 const SCHEDULE: &str = "SELECT schedule_retraining('yearly', '0 0 1 1 *', planned_users => 2000, rollout =>
@@ -106,7 +107,8 @@ fn from_tick_to_promotion_without_a_person() {
     let begun = "SELECT p.coverage || ' of ' || e.planned_users FROM experiment e JOIN experiment_phase p ON p.experiment = e.name";
     assert_eq!(value::<String>(&mut client, begun), "0.5 of 2000");
     // A tick in the meantime waits for this run.
-    execute(&mut client, "UPDATE retraining_schedule SET next_due_at = clock_timestamp(); CALL run_due_work()");
+    execute(&mut client, "UPDATE retraining_schedule SET next_due_at = clock_timestamp()");
+    execute(&mut client, "CALL run_due_work()");
     let (state, _, reason) = last_run(&mut client);
     assert_eq!((state.as_str(), reason.as_str()), ("skipped", "the run before it was still under way"));
     log_items(&mut client, 1, 1000, 3, 5);

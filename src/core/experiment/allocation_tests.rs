@@ -160,7 +160,17 @@ fn agrees_with_the_sdk_runs() {
         return;
     };
     let of_experiment = [
-        "key", "variations", "weights", "coverage", "ranges", "seed", "hashVersion", "namespace", "hashAttribute", "active", "force",
+        "key",
+        "variations",
+        "weights",
+        "coverage",
+        "ranges",
+        "seed",
+        "hashVersion",
+        "namespace",
+        "hashAttribute",
+        "active",
+        "force",
         "filters",
     ];
     let rows = file["run"].as_array().unwrap();

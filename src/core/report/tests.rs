@@ -56,9 +56,12 @@ fn advised(changes: &[(&str, serde_json::Value)]) -> String {
 #[test]
 fn the_next_step_follows_the_rules_of_stopping() {
     assert!(html(&Report::of(report()).unwrap()).unwrap().contains("Find the cause of the alarm first"));
-    assert!(advised(&[]).contains("may be shipped. What to promise is the near end of the interval: +10.0 %, not the +33.0 %"));
+    assert!(advised(&[])
+        .contains("may be shipped. What to promise is the near end of the interval: +10.0 %, not the +33.0 %"));
     assert!(advised(&[("/days", json!(3))]).contains("3 full days so far, 7 are needed"));
-    assert!(advised(&[("/results/0/verdict", json!("refuted"))]).starts_with("Keep base and end the test: it is ruled out"));
+    assert!(
+        advised(&[("/results/0/verdict", json!("refuted"))]).starts_with("Keep base and end the test: it is ruled out")
+    );
     let open = ("/results/0/verdict", json!("open"));
     assert!(advised(std::slice::from_ref(&open)).starts_with("Let it run: 1,201 of 5,000 planned users"));
     assert!(advised(&[open, ("/planned_users", json!(1200))]).contains("may still be anything from +10.0 % to +50.0 %"));
