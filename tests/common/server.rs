@@ -2,6 +2,7 @@
 
 use super::{execute, explain, quoted};
 use postgres::{Client, Config, NoTls};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,7 +108,7 @@ impl Server {
         let name = numbered(name);
         let sql = format!("CREATE DATABASE {} {options}", quoted(&name));
         execute(&mut self.connect("postgres"), &sql);
-        Database { server: self, name }
+        Database { server: self, name, holds_canary: Cell::new(false) }
     }
 
     /// A login role of its own name for one test, member of these roles.
@@ -209,6 +210,7 @@ impl Drop for Server {
 pub struct Database<'a> {
     server: &'a Server,
     pub name: String,
+    holds_canary: Cell<bool>,
 }
 
 impl Database<'_> {
@@ -224,8 +226,18 @@ impl Database<'_> {
         client
     }
 
+    /// A key was used here: when the test is over, it is looked for everywhere.
+    pub fn look_for_canary(&self) {
+        self.holds_canary.set(true);
+    }
+
     pub fn connect(&self) -> Client {
         self.server.connect(&self.name)
+    }
+
+    /// None where a test has dropped the database or stopped its server.
+    pub fn try_connect(&self) -> Option<Client> {
+        self.server.try_connect(&self.name, "postgres").ok()
     }
 
     pub fn connect_as(&self, role: &str) -> Client {
@@ -243,6 +255,9 @@ impl Database<'_> {
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
+        if self.holds_canary.get() && !std::thread::panicking() {
+            super::canary_is_nowhere(self.server, self);
+        }
         // A test may have stopped its server.
         if let Ok(mut client) = self.server.try_connect("postgres", "postgres") {
             let _ = client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&self.name)));
