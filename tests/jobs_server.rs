@@ -183,10 +183,9 @@ fn a_restored_dump_sends_nothing_until_it_is_adopted() {
     let (db, mut client) = prepared(&server, &fake.url());
     execute(&mut client, "SELECT pause_worker()");
     submit_to(&mut client, "host", "");
-    let dump = run(server.program("pg_dump").arg(db.url()));
     let copy = server.create_database("restored");
+    db.restore_into(&copy);
     let mut restored = copy.connect();
-    execute(&mut restored, &dump);
     execute(&mut restored, "SET search_path = pgft, public; SELECT resume_worker()");
     copy.look_for_canary();
     let state: String = value(&mut restored, "SELECT state FROM worker_status()");

@@ -142,7 +142,7 @@ fn a_key_goes_to_the_address_that_it_was_stored_for() {
     execute(&mut owner, "ALTER SERVER renamed RENAME TO trainer");
     nobody_asked();
 
-    execute(&mut client, "ALTER USER MAPPING FOR postgres SERVER trainer OPTIONS (SET api_key 'sk-canary')");
+    execute(&mut client, "ALTER USER MAPPING FOR postgres SERVER trainer OPTIONS (SET api_key 'sk-canary'); ALTER SERVER trainer OWNER TO postgres");
     moved(&mut client, port, "/other/path"); // the same door
     listener.set_nonblocking(false).unwrap();
     let serving = std::thread::spawn(move || {
@@ -154,10 +154,9 @@ fn a_key_goes_to_the_address_that_it_was_stored_for() {
     serving.join().unwrap().unwrap().unwrap();
 
     // A restored copy knows it, too.
-    let dump = run(Server::shared().program("pg_dump").arg("--no-owner").arg(db.url()));
     let copy = Server::shared().create_database("moved_copy");
+    db.restore_into(&copy);
     let mut restored = copy.connect();
-    execute(&mut restored, &dump);
     let stored: String =
         value(&mut restored, "SELECT origin FROM pgft.key_origin WHERE provider = 'trainer' AND owner = 'postgres'");
     assert_eq!(stored, format!("http://127.0.0.1:{port}"));

@@ -251,6 +251,14 @@ impl Database<'_> {
     pub fn url(&self) -> String {
         self.server.url(&self.name)
     }
+
+    /// Restores a dump of this database into another one.
+    pub fn restore_into(&self, to: &Database) {
+        let file = std::env::temp_dir().join(format!("{}.dump", self.name));
+        run(self.server.program("pg_dump").args(["--format=custom", "--file"]).arg(&file).arg(self.url()));
+        run(to.server.program("pg_restore").args(["--exit-on-error", "--dbname", &to.url()]).arg(&file));
+        std::fs::remove_file(&file).expect("a dump to remove");
+    }
 }
 
 impl Drop for Database<'_> {
