@@ -2,10 +2,10 @@
 
 use super::{execute, explain, quoted};
 use postgres::{Client, Config, NoTls};
-use std::cell::Cell;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl Server {
         let name = numbered(name);
         let sql = format!("CREATE DATABASE {} {options}", quoted(&name));
         execute(&mut self.connect("postgres"), &sql);
-        Database { server: self, name, holds_canary: Cell::new(false) }
+        Database { server: self, name, holds_canary: AtomicBool::new(false) }
     }
 
     /// A login role of its own name for one test, member of these roles.
@@ -210,7 +210,7 @@ impl Drop for Server {
 pub struct Database<'a> {
     server: &'a Server,
     pub name: String,
-    holds_canary: Cell<bool>,
+    holds_canary: AtomicBool,
 }
 
 impl Database<'_> {
@@ -228,7 +228,7 @@ impl Database<'_> {
 
     /// A key was used here: when the test is over, it is looked for everywhere.
     pub fn look_for_canary(&self) {
-        self.holds_canary.set(true);
+        self.holds_canary.store(true, Ordering::Relaxed);
     }
 
     pub fn connect(&self) -> Client {
@@ -263,7 +263,7 @@ impl Database<'_> {
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
-        if self.holds_canary.get() && !std::thread::panicking() {
+        if self.holds_canary.load(Ordering::Relaxed) && !std::thread::panicking() {
             super::canary_is_nowhere(self.server, self);
         }
         // A test may have stopped its server.
