@@ -99,10 +99,7 @@ fn from_the_first_vector_to_users_and_back() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, f64>(1)), (10_010, 10.01));
     assert_eq!((row.get::<_, &str>(2), row.get::<_, i32>(3)), ("embedding_moods_1_abc", 5));
     let index: String = row.get(4);
-    assert!(
-        index.starts_with("CREATE INDEX CONCURRENTLY ON pgft.chunk USING hnsw (embedding_moods_1_abc"),
-        "{index}"
-    );
+    assert!(index.starts_with("CREATE INDEX CONCURRENTLY ON pgft.chunk USING hnsw (embedding_moods_1_abc"), "{index}");
     execute(&mut client, &index);
     assert_eq!(value::<Option<String>>(&mut client, "SELECT next_step FROM reembeddings"), None);
     let wrong = "SELECT count(*) FROM chunk WHERE embedding_moods_1_abc::real[] <> ARRAY[(id % 4 = 0)::int, (id % 4 = 1)::int, (id % 4 = 2)::int, (id % 4 = 3)::int, (id % 7) / 10.0]::real[]";
@@ -353,12 +350,7 @@ fn it_takes_the_table_s_owner_and_quotes_every_name() {
     };
     let other = format!("CALL reembed('pgft.chunk', '{MODEL}')");
     refused(&mut client, &other, "42501", "may not re-embed");
-    refused(
-        &mut client,
-        &format!("SELECT drop_reembedding('pgft.chunk', '{MODEL}')"),
-        "42704",
-        "was not re-embedded",
-    );
+    refused(&mut client, &format!("SELECT drop_reembedding('pgft.chunk', '{MODEL}')"), "42704", "was not re-embedded");
     refused(&mut client, &format!("CALL reembed({own}, '{MODEL}', content => 'nope')"), "42703", "no column \"nope\"");
     refused(&mut client, &format!("CALL reembed({own}, 'base')"), "0A000", "makes no vectors");
     refused(
