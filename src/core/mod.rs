@@ -6,5 +6,6 @@ pub mod metrics;
 pub mod profile;
 pub mod report;
 pub mod schedule;
+pub mod shadow;
 pub mod stats;
 pub mod trainer;
