@@ -342,3 +342,22 @@ $$;
 COMMENT ON FUNCTION _shadow_hint IS 'pg_finetune private: what worker_status() says about the live model, if anything';
 REVOKE ALL ON FUNCTION _shadow_hint FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _shadow_hint TO finetune_analyst, finetune_admin;
+
+CREATE FUNCTION _doctor_shadow() RETURNS TABLE (severity text, subject text, finding text, remedy text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT CASE s.state WHEN 'worse' THEN 'error' ELSE 'warning' END, 'deployment ' || s.model_id,
+           CASE s.state WHEN 'failed' THEN 'cannot be compared with what served before: ' ELSE '' END || s.reason,
+           CASE s.state WHEN 'worse' THEN 'SELECT rollback_model(reason => ''ranks worse on live impressions'');'
+                        WHEN 'failed' THEN 'Mend it, then: CALL run_due_work();'
+                        ELSE 'It was rolled back. Train anew on what users did since: create_dataset(), then fine_tune().' END
+    FROM (SELECT x.* FROM @extschema@.shadow_status x ORDER BY x.deployment_id DESC LIMIT 1) s
+    WHERE s.live AND s.state IN ('worse', 'failed')
+       OR s.state = 'rolled back' AND EXISTS (SELECT FROM @extschema@.deployment_history d
+              WHERE d.live AND d.deployed_by = 'pg_finetune worker' AND d.deployed_at > now() - interval '7 days');
+END
+$$;
+COMMENT ON FUNCTION _doctor_shadow IS 'pg_finetune private: findings of doctor() about how the live model ranks';
+REVOKE ALL ON FUNCTION _doctor_shadow FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _doctor_shadow TO finetune_analyst;

@@ -59,7 +59,8 @@ extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout
 extension_sql_file!("../sql/rank_signals.sql", name = "rank_signals", requires = ["serving"]);
 extension_sql_file!("../sql/shadow.sql", name = "shadow", requires = ["rank_signals"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["shadow"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
+extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["evaluation"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["doctor"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

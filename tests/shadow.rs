@@ -73,6 +73,8 @@ fn a_model_that_ranks_worse_is_rolled_back_with_a_sentence() {
     assert!(value::<bool>(&mut client, figures));
     let hint: String = value(&mut client, "SELECT hint FROM worker_status()");
     assert!(hint.contains("rolled back by the worker") || hint.contains("No launcher"), "{hint}");
+    let found = "SELECT finding FROM doctor() WHERE subject = 'deployment bad' AND severity = 'warning' AND remedy ~ 'rolled back'";
+    assert_eq!(value::<String>(&mut client, found), told);
     // base serves: nothing is watched, and nothing more happens
     execute(&mut client, "CALL run_due_work()");
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM deployment"), 2);
@@ -115,6 +117,9 @@ fn a_person_or_a_setting_can_keep_the_worker_from_rolling_back() {
     assert_eq!(value::<String>(&mut client, LAST), "bad, deploy, postgres");
     let hint: String = value(&mut client, "SELECT hint FROM worker_status()");
     assert!(hint.contains("ranks worse than \"base\"") || hint.contains("No launcher"), "{hint}");
+
+    let mends = "SELECT remedy FROM doctor() WHERE subject = 'deployment bad' AND severity = 'error'";
+    assert!(value::<String>(&mut client, mends).starts_with("SELECT rollback_model("));
 
     execute(&mut client, "SELECT set_auto_rollback(true); SET pg_finetune.auto_rollback = off");
     execute(&mut client, "CALL run_due_work()");
