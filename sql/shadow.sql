@@ -127,9 +127,30 @@ COMMENT ON FUNCTION _profile_rows_before IS 'pg_finetune private: what a user''s
 REVOKE ALL ON FUNCTION _profile_rows_before FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _profile_rows_before TO finetune_admin;
 
-CREATE FUNCTION _shadow_scores(who text, origin text, signal text, shown_at timestamptz, embedding vector, model text, earlier text) RETURNS double precision[]
+CREATE FUNCTION _shadow_reference(deployment bigint) RETURNS real[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rows real := (SELECT greatest(c.reltuples, 1) FROM pg_class c WHERE c.oid = '@extschema@.training_data_point'::regclass);
+    sample real[];
+    length integer;
+BEGIN
+    -- Of the vectors in use now; a hundred are enough for a standard deviation.
+    SELECT a.dimensions INTO length FROM @extschema@.adapter a JOIN @extschema@.shadow_look w ON w.model_id = a.model_id
+    WHERE w.deployment_id = deployment;
+    SELECT array_agg(v.x) INTO sample
+    FROM (SELECT p.embedding::real[] AS x FROM @extschema@.training_data_point p TABLESAMPLE SYSTEM (least(100, 50000 / rows)) REPEATABLE (deployment)
+          WHERE @extschema:vector@.vector_dims(p.embedding) = length LIMIT 100) v;
+    RETURN sample;
+END
+$$;
+COMMENT ON FUNCTION _shadow_reference IS 'pg_finetune private: vectors of a hundred items that anybody was shown at any time, one after the other';
+REVOKE ALL ON FUNCTION _shadow_reference FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _shadow_reference TO finetune_admin;
+
+CREATE FUNCTION _shadow_scores(who text, origin text, signal text, shown_at timestamptz, embedding vector, model text, earlier text, reference real[])
+RETURNS double precision[]
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'shadow_scores_wrapper';
-COMMENT ON FUNCTION _shadow_scores IS 'pg_finetune private: cosines of an item with the query vectors of two models, from the profile as it was before the item was shown; NULL without one';
+COMMENT ON FUNCTION _shadow_scores IS 'pg_finetune private: cosines of an item with the query vectors of two models, each followed by the spread of such cosines over the reference, from the profile as it was before the item was shown; NULL without one';
 REVOKE ALL ON FUNCTION _shadow_scores FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _shadow_scores TO finetune_admin;
 
@@ -139,6 +160,7 @@ DECLARE
     watched @extschema@.shadow_look;
     shown record;
     scores double precision[];
+    reference real[] := @extschema@._shadow_reference(deployment);
 BEGIN
     seen := 0;
     scored := 0;
@@ -151,11 +173,12 @@ BEGIN
         WHERE s.deployment_id = deployment AND s.scored_at IS NULL AND l.user_action IS NOT NULL
         LIMIT batch
     LOOP
-        scores := (SELECT @extschema@._shadow_scores(p.user_id, p.source, p.signal_id, shown.shown_at, p.embedding, watched.model_id, watched.earlier_model_id)
+        scores := (SELECT @extschema@._shadow_scores(p.user_id, p.source, p.signal_id, shown.shown_at, p.embedding, watched.model_id,
+                                                      watched.earlier_model_id, reference)
                    FROM @extschema@.training_data_point p
                    WHERE p.user_id = shown.user_id AND p.source = shown.source AND p.signal_id = shown.signal_id);
         UPDATE @extschema@.shadow_score s
-        SET scored_at = clock_timestamp(), score = scores[1], earlier_score = scores[2],
+        SET scored_at = clock_timestamp(), score = scores[1], spread = scores[2], earlier_score = scores[3], earlier_spread = scores[4],
             saved = shown.user_action = ANY (SELECT unnest(a.positive) FROM @extschema@.adapter a WHERE a.model_id = watched.model_id)
         WHERE s.user_id = shown.user_id AND s.deployment_id = deployment AND s.source = shown.source AND s.signal_id = shown.signal_id
           AND s.scored_at IS NULL;
@@ -179,12 +202,12 @@ COMMENT ON FUNCTION _shadow_level IS 'pg_finetune private: error rate of one loo
 REVOKE ALL ON FUNCTION _shadow_level FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _shadow_level TO finetune_admin;
 
-CREATE FUNCTION _compare_shadow(users integer[], surfaces integer[], days integer[], saved boolean[], scores double precision[], earlier double precision[],
-    level double precision, seed bigint)
-RETURNS TABLE (impressions integer, unit text, units integer, auc double precision, earlier_auc double precision, difference double precision,
+CREATE FUNCTION _compare_shadow(users integer[], surfaces integer[], days integer[], saved boolean[], scores double precision[],
+    spreads double precision[], earlier double precision[], earlier_spreads double precision[], level double precision, seed bigint)
+RETURNS TABLE (impressions integer, unit text, units integer, auc double precision, earlier_auc double precision, gain double precision,
     low double precision, high double precision)
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'compare_shadow_wrapper';
-COMMENT ON FUNCTION _compare_shadow IS 'pg_finetune private: AUC of two models on impressions, newest first, and the bootstrap interval of their difference, paired over users or days; no row = too few of both';
+COMMENT ON FUNCTION _compare_shadow IS 'pg_finetune private: who is right where two models disagree on impressions, newest first, with the bootstrap interval over users or days, and the AUC of both; no row = too few of either';
 REVOKE ALL ON FUNCTION _compare_shadow FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _compare_shadow TO finetune_admin;
 
@@ -197,15 +220,16 @@ BEGIN
     SELECT k.* INTO c
     FROM (SELECT array_agg(n.number ORDER BY n.place) AS users, array_agg(n.surface ORDER BY n.place) AS surfaces,
                  array_agg(n.day ORDER BY n.place) AS days, array_agg(n.saved ORDER BY n.place) AS saved,
-                 array_agg(n.score ORDER BY n.place) AS scores, array_agg(n.earlier_score ORDER BY n.place) AS earlier
-          FROM (SELECT w.place, w.saved, w.score::float8, w.earlier_score::float8, (w.shown_at AT TIME ZONE 'UTC')::date - date '2000-01-01' AS day,
+                 array_agg(n.score ORDER BY n.place) AS scores, array_agg(n.spread ORDER BY n.place) AS spreads,
+                 array_agg(n.earlier_score ORDER BY n.place) AS earlier, array_agg(n.earlier_spread ORDER BY n.place) AS earlier_spreads
+          FROM (SELECT w.place, w.saved, w.score::float8, w.spread::float8, w.earlier_score::float8, w.earlier_spread::float8, (w.shown_at AT TIME ZONE 'UTC')::date - date '2000-01-01' AS day,
                        dense_rank() OVER (ORDER BY w.user_id COLLATE "C")::integer AS number,
                        dense_rank() OVER (ORDER BY w.surface COLLATE "C")::integer AS surface
                 FROM (SELECT s.*, row_number() OVER (ORDER BY s.shown_at DESC, s.user_id COLLATE "C", s.source COLLATE "C", s.signal_id COLLATE "C") AS place
                       FROM @extschema@.shadow_score s
                       WHERE s.deployment_id = watched.deployment_id AND s.score IS NOT NULL AND s.earlier_score IS NOT NULL
                       ORDER BY s.shown_at DESC, s.user_id COLLATE "C", s.source COLLATE "C", s.signal_id COLLATE "C" LIMIT 4000) w) n) a
-    CROSS JOIN LATERAL @extschema@._compare_shadow(a.users, a.surfaces, a.days, a.saved, a.scores, a.earlier, level, watched.deployment_id + watched.looks) k;
+    CROSS JOIN LATERAL @extschema@._compare_shadow(a.users, a.surfaces, a.days, a.saved, a.scores, a.spreads, a.earlier, a.earlier_spreads, level, watched.deployment_id + watched.looks) k;
     watched.compared := watched.scored;
     IF c.units IS NULL THEN
         watched.state := 'collecting';
@@ -219,15 +243,16 @@ BEGIN
     watched.units := c.units;
     watched.auc := c.auc;
     watched.earlier_auc := c.earlier_auc;
-    watched.auc_delta := c.difference;
-    watched.auc_delta_low := c.low;
-    watched.auc_delta_high := c.high;
+    watched.gain := c.gain;
+    watched.gain_low := c.low;
+    watched.gain_high := c.high;
     watched.state := CASE WHEN c.high < 0 THEN 'worse' ELSE 'no worse' END;
-    watched.reason := format('on the last %s live impressions (%s %s) "%s" ranks %s "%s": AUC %s against %s, difference %s [%s, %s]',
+    watched.reason := format('on the last %s live impressions (%s %s) "%s" ranks %s "%s": where they disagree, an item that it scores one standard deviation '
+                             || 'higher is saved %s points more often [%s, %s]; AUC %s against %s',
         c.impressions, c.units, c.unit, watched.model_id,
         CASE WHEN c.high < 0 THEN 'worse than' WHEN c.low > 0 THEN 'better than' ELSE 'neither clearly better nor worse than' END,
-        watched.earlier_model_id, to_char(c.auc, 'FM0.000'), to_char(c.earlier_auc, 'FM0.000'),
-        to_char(c.difference, 'SFM0.000'), to_char(c.low, 'SFM0.000'), to_char(c.high, 'SFM0.000'));
+        watched.earlier_model_id, to_char(100 * c.gain, 'SFM990.0'), to_char(100 * c.low, 'SFM990.0'), to_char(100 * c.high, 'SFM990.0'),
+        to_char(c.auc, 'FM0.000'), to_char(c.earlier_auc, 'FM0.000'));
     RETURN watched;
 END
 $$;
@@ -260,8 +285,8 @@ BEGIN
     END IF;
     UPDATE @extschema@.shadow_look w
     SET state = watched.state, reason = watched.reason, compared = watched.compared, looks = watched.looks, impressions = watched.impressions,
-        unit = watched.unit, units = watched.units, auc = watched.auc, earlier_auc = watched.earlier_auc, auc_delta = watched.auc_delta,
-        auc_delta_low = watched.auc_delta_low, auc_delta_high = watched.auc_delta_high, confidence = watched.confidence
+        unit = watched.unit, units = watched.units, auc = watched.auc, earlier_auc = watched.earlier_auc, gain = watched.gain,
+        gain_low = watched.gain_low, gain_high = watched.gain_high, confidence = watched.confidence
     WHERE w.deployment_id = deployment;
 END
 $$;
@@ -320,7 +345,7 @@ CREATE VIEW shadow_status AS
 SELECT w.deployment_id, w.model_id, w.earlier_model_id, h.live, w.state, w.scored, w.unscored,
        (SELECT pg_catalog.count(*) FROM @extschema@.shadow_score s
         WHERE s.deployment_id OPERATOR(pg_catalog.=) w.deployment_id AND s.scored_at IS NULL) AS pending,
-       w.looks, w.impressions, w.unit, w.units, w.auc, w.earlier_auc, w.auc_delta, w.auc_delta_low, w.auc_delta_high, w.confidence,
+       w.looks, w.impressions, w.unit, w.units, w.gain, w.gain_low, w.gain_high, w.confidence, w.auc, w.earlier_auc,
        w.auto_rollback, w.looked_at, CASE WHEN h.live THEN w.next_due_at END AS next_look_at, w.reason
 FROM @extschema@.shadow_look w
 JOIN @extschema@.deployment_history h ON h.id OPERATOR(pg_catalog.=) w.deployment_id

@@ -193,9 +193,9 @@ CREATE TABLE shadow_look (
     units            integer,
     auc              double precision,
     earlier_auc      double precision,
-    auc_delta        double precision,
-    auc_delta_low    double precision,
-    auc_delta_high   double precision,
+    gain             double precision,
+    gain_low         double precision,
+    gain_high        double precision,
     confidence       double precision,
     looked_at        timestamptz,
     next_due_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -204,6 +204,7 @@ COMMENT ON TABLE shadow_look IS 'The last comparison of each deployed model with
 COMMENT ON COLUMN shadow_look.auto_rollback IS 'false = a worse model stays until a person rolls it back; written by set_auto_rollback()';
 COMMENT ON COLUMN shadow_look.compared IS 'scored when the last comparison was made: the next one waits for 100 more';
 COMMENT ON COLUMN shadow_look.unscored IS 'impressions of users who had no profile then, or of items without a vector';
+COMMENT ON COLUMN shadow_look.gain IS 'how much more often an item is saved for each standard deviation by which the deployed model scores it above the earlier one, at equal mean score; below 0 = the earlier one is right where they disagree';
 COMMENT ON COLUMN shadow_look.confidence IS 'of the interval; it rises with every look, so that all of them together err in one of twenty cases';
 SELECT pg_catalog.pg_extension_config_dump('shadow_look', '');
 

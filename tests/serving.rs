@@ -130,7 +130,7 @@ fn a_standby_serves_what_the_primary_does() {
     let mut reader = standby.connect(&db.name);
     execute(&mut reader, "SET search_path = pgft, public");
     let served =
-        "SELECT user_query('user-1')::text || relevance_score('user-1', (SELECT embedding FROM chunk WHERE id = 1))
+        "SELECT user_query('user-1')::text || coalesce(user_query('user-2')::text, ' none ') || relevance_score('user-1', (SELECT embedding FROM chunk WHERE id = 1))
                          || assign_variant('user-1') || (SELECT string_agg(chunk_id, ' ') FROM rank_signals('user-1'))";
     let expected: String = value(&mut client, served);
     wait_until(PATIENCE, "the standby has it all", || {
