@@ -247,8 +247,8 @@ BEGIN
     watched.gain_low := c.low;
     watched.gain_high := c.high;
     watched.state := CASE WHEN c.high < 0 THEN 'worse' ELSE 'no worse' END;
-    watched.reason := format('on the last %s live impressions (%s %s) "%s" ranks %s "%s": where they disagree, an item that it scores one standard deviation '
-                             || 'higher is saved %s points more often [%s, %s]; AUC %s against %s',
+    watched.reason := format('on the last %s live impressions (%s %s) "%s" ranks %s "%s": where they disagree, each standard deviation '
+                             || 'that it scores an item higher goes with %s points of the save rate [%s, %s]; AUC %s against %s',
         c.impressions, c.units, c.unit, watched.model_id,
         CASE WHEN c.high < 0 THEN 'worse than' WHEN c.low > 0 THEN 'better than' ELSE 'neither clearly better nor worse than' END,
         watched.earlier_model_id, to_char(100 * c.gain, 'SFM990.0'), to_char(100 * c.low, 'SFM990.0'), to_char(100 * c.high, 'SFM990.0'),
@@ -280,7 +280,8 @@ BEGIN
             PERFORM @extschema@._record_deployment(watched.earlier_model_id, 'rollback',
                 format('rolled back to "%s": %s', watched.earlier_model_id, watched.reason), NULL, NULL, 'pg_finetune worker');
             watched.state := 'rolled back';
-            RAISE WARNING USING MESSAGE = format('pg_finetune: rolled back to "%s": %s', watched.earlier_model_id, watched.reason);
+            RAISE LOG 'pg_finetune: rolled back to "%": %', watched.earlier_model_id, watched.reason;
+            RAISE NOTICE 'rolled back to "%": %', watched.earlier_model_id, watched.reason;
         END IF;
     END IF;
     UPDATE @extschema@.shadow_look w

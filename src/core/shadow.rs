@@ -138,9 +138,9 @@ impl Sums {
     }
 
     /// Slope of the outcome along what the models differ in, at equal agreement. The little that is added keeps models that
-    /// always agree, or never, from dividing by zero.
+    /// always agree, or never, from dividing by rounding errors.
     fn gain(&self) -> f64 {
-        let little = 1e-6 * (self.aa + self.dd);
+        let little = 1e-4 * (self.aa + self.dd);
         let (aa, dd) = (self.aa + little, self.dd + little);
         let determinant = aa * dd - self.ad * self.ad;
         if determinant > 0.0 {
