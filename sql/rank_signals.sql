@@ -16,7 +16,7 @@ REVOKE ALL ON FUNCTION _save_popularity FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _save_popularity TO finetune_admin;
 
 -- With the owner's rights: an application may not read which tables are captured. It learns names, which every catalog shows.
-CREATE FUNCTION _captured_items() RETURNS TABLE (relation regclass, embedding name)
+CREATE FUNCTION _mapped_vectors() RETURNS TABLE (relation regclass, embedding name)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -28,9 +28,9 @@ BEGIN
     WHERE 'embedding' = ANY (c.columns) AND a.atttypid IN ('@extschema:vector@.vector'::regtype, '@extschema:vector@.halfvec'::regtype);
 END
 $$;
-COMMENT ON FUNCTION _captured_items IS 'pg_finetune private: columns of vectors that the mappings of captured tables read';
-REVOKE ALL ON FUNCTION _captured_items FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _captured_items TO finetune_app;
+COMMENT ON FUNCTION _mapped_vectors IS 'pg_finetune private: columns of vectors that the mappings of captured tables read';
+REVOKE ALL ON FUNCTION _mapped_vectors FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _mapped_vectors TO finetune_app;
 
 CREATE FUNCTION _items_to_rank(INOUT items regclass, INOUT id_column name, INOUT embedding_column name, OUT type text, OUT dimensions integer)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -42,7 +42,7 @@ BEGIN
     IF items IS NULL THEN
         SELECT count(*), string_agg(format('%s.%I', i.relation, i.embedding), ', ' ORDER BY i.relation::text, i.embedding), min(i.relation::oid)::regclass
         INTO matches, found_items, items
-        FROM @extschema@._captured_items() i WHERE embedding_column IS NULL OR i.embedding = embedding_column;
+        FROM @extschema@._mapped_vectors() i WHERE embedding_column IS NULL OR i.embedding = embedding_column;
         IF matches <> 1 THEN
             RAISE EXCEPTION USING
                 ERRCODE = CASE WHEN matches = 0 THEN 'undefined_object' ELSE 'ambiguous_parameter' END,
@@ -50,7 +50,7 @@ BEGIN
                 DETAIL = CASE WHEN matches = 0 THEN 'No mapping of a captured table reads a column of vectors.' ELSE format('Mappings read %s.', found_items) END,
                 HINT = 'SELECT * FROM @extschema@.rank_signals(user_id, items => ''chunk'', id_column => ''id'', embedding_column => ''embedding'');';
         END IF;
-        SELECT i.embedding INTO embedding_column FROM @extschema@._captured_items() i
+        SELECT i.embedding INTO embedding_column FROM @extschema@._mapped_vectors() i
         WHERE i.relation = items AND (embedding_column IS NULL OR i.embedding = embedding_column);
     END IF;
     IF id_column IS NULL THEN
