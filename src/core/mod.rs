@@ -9,3 +9,6 @@ pub mod schedule;
 pub mod shadow;
 pub mod stats;
 pub mod trainer;
+
+#[cfg(test)]
+mod vectors;
