@@ -8,7 +8,7 @@
 //! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `adam` |
 //! | choice among candidates, relevance scores | `candidates` |
 //! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings`, for chat models `answers` |
-//! | what serves | `adapter` |
+//! | what serves | `adapter`; weights of the second stage `rerank` |
 //! | the order of all this | `run` |
 //!
 //! Same input, seed and binary give the same bytes: one thread, fixed order of sums, one random stream per purpose.
@@ -32,6 +32,7 @@ mod loss;
 mod panel;
 mod params;
 mod progress;
+mod rerank;
 mod rng;
 mod run;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use gate::{Evaluation, Verdict};
 pub use input::{Event, Input, Split};
 pub use params::Params;
 pub use progress::{Observer, Progress, Stop};
+pub use rerank::{nearest_saved, MAX_SAVED};
 
 use input::Data;
 use progress::Watch;
