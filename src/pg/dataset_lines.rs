@@ -20,6 +20,7 @@ pub struct Lines {
 // One per export.
 #[allow(clippy::large_enum_variant)]
 enum From {
+    Rows { source: Source, after: Option<(String, String)> },
     Groups(Box<Groups>),
     Users { users: Users, split: Split, current: Option<(Listener, usize)> },
 }
@@ -29,7 +30,9 @@ impl Lines {
     pub fn open(dataset: &str, format: Format, split: Split, template: &str) -> Result<Self, UserError> {
         let source = Source::open(dataset, split)?;
         let words = source.template(template)?;
-        let from = if format.of_triplets() {
+        let from = if format == Format::Raw {
+            From::Rows { source, after: None }
+        } else if format.of_triplets() {
             // a pair has no negative to mine
             let mining = if format == Format::Pair { Mining::Random } else { Mining::Hard };
             let options = Options::new(EXPORT_PER_POSITIVE, mining, source.seed()).map_err(user_error)?;
@@ -43,6 +46,11 @@ impl Lines {
     /// Some lines, or none yet; None at the end.
     pub fn batch(&mut self) -> Result<Option<Vec<String>>, UserError> {
         match &mut self.from {
+            From::Rows { source, after } => {
+                let (lines, last) = source.raw_lines(after.as_ref())?;
+                *after = last;
+                Ok(after.is_some().then_some(lines))
+            }
             From::Groups(groups) => {
                 let Some(Triplets { user, group, mined }) = groups.advance()? else { return Ok(None) };
                 let mined: Vec<_> = mined.iter().map(AsRef::as_ref).collect();

@@ -197,10 +197,11 @@ fn read_texts<'a>(source: &Source, places: impl Iterator<Item = &'a Arc<Place>>)
         source.schema
     );
     let args = [source.dataset.as_str().into(), of(&|p| &p.user_id).into(), of(&|p| &p.id).into()];
-    let rows: Vec<(Vec<u8>, MinedText)> = source.rows(&query, &args, |row| {
-        let (id, text) = (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default());
-        Ok((row.get(1)?.unwrap_or_default(), MinedText { id, text, vector: unit_vector(row.get(4)?) }))
+    let rows: Vec<(Option<[u8; 32]>, MinedText)> = source.rows(&query, &args, |row| {
+        let text = |column| row.text(column).unwrap_or_default().to_owned();
+        let hash = row.bytes(1).and_then(|hash| hash.try_into().ok());
+        (hash, MinedText { id: text(2), text: text(3), vector: unit_vector(row.vector(4)) })
     })?;
     let visible = rows.into_iter().filter(|(_, mined)| !mined.text.trim().is_empty());
-    Ok(visible.filter_map(|(hash, mined)| Some((hash.try_into().ok()?, Rc::new(mined)))).collect())
+    Ok(visible.filter_map(|(hash, mined)| Some((hash?, Rc::new(mined)))).collect())
 }
