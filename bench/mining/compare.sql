@@ -12,9 +12,9 @@ WITH all_of AS (
            1 - (e.embedding <=> n.v) AS similarity
     FROM all_of a JOIN dataset_example e ON e.id = a.anchor JOIN passage n ON n.passage = a.negative::int
 )
-SELECT t.side, round(t.seconds::numeric, 1) AS seconds, count(DISTINCT j.anchor) AS anchors, count(*) AS negatives,
+SELECT t.side, round(t.on_cpu::numeric, 1) AS "s on a processor", round(t.seconds::numeric, 1) AS seconds, count(DISTINCT j.anchor) AS anchors, count(*) AS negatives,
        round(100 * avg(j.wrong::int), 2) AS "% to the user's liking", round(100 * avg(j.saved::int), 2) AS "% saved by the user",
-       round(avg(j.similarity)::numeric, 3) AS mean_similarity, round((t.seconds / (SELECT seconds FROM took WHERE side = 'library'))::numeric, 2) AS ratio
-FROM judged j JOIN took t USING (side) GROUP BY t.side, t.seconds ORDER BY t.side DESC;
+       round(avg(j.similarity)::numeric, 3) AS mean_similarity, round((t.on_cpu / (SELECT on_cpu FROM took WHERE side = 'library'))::numeric, 2) AS ratio
+FROM judged j JOIN took t USING (side) GROUP BY t.side, t.seconds, t.on_cpu ORDER BY t.side DESC;
 SELECT round(100.0 * count(*) / (SELECT count(*) FROM ours), 1) AS "% of our triplets that are the library's, too"
 FROM (SELECT anchor, positive, negative FROM ours INTERSECT SELECT anchor, positive, negative FROM library) s;
