@@ -7,7 +7,7 @@ COPY took FROM :'file' WITH (FORMAT csv);
 WITH all_of AS (
     SELECT 'ours' AS side, anchor, positive, negative FROM ours UNION ALL SELECT 'library', anchor, positive, negative FROM library
 ), judged AS (
-    SELECT a.side, a.anchor, EXISTS (SELECT FROM likes l WHERE l.user_id = e.user_id AND l.topic = a.negative::int % 2000) AS wrong,
+    SELECT a.side, a.anchor, EXISTS (SELECT FROM likes l WHERE l.user_id = e.user_id AND l.topic = a.negative::int % 16667) AS wrong,
            EXISTS (SELECT FROM dataset_example s WHERE s.user_id = e.user_id AND s.id = a.negative) AS saved,
            1 - (e.embedding <=> n.v) AS similarity
     FROM all_of a JOIN dataset_example e ON e.id = a.anchor JOIN passage n ON n.passage = a.negative::int

@@ -15,6 +15,7 @@ END $$;
 SELECT triplet_plan('mining') LIMIT 1;
 \set pairs :out '/pairs.csv'
 \set vectors :out '/vectors.csv'
-COPY (SELECT anchor_id, positive_id FROM (SELECT (t).* FROM (SELECT contrastive_triplets('mining', 1, own_skips => false, range_min => 0, range_max => 20,
-      relative_margin => NULL, max_score => NULL) AS t OFFSET 0) x) y) TO :'pairs' WITH (FORMAT csv);
+-- the pairs that the triplets are made of: the same draw
+COPY (SELECT replace(line::json ->> 'anchor', 'passage ', ''), replace(line::json ->> 'positive', 'passage ', '') FROM export_jsonl('mining', 'pair') line)
+TO :'pairs' WITH (FORMAT csv);
 COPY (SELECT id, embedding FROM dataset_example ORDER BY id::int) TO :'vectors' WITH (FORMAT csv);

@@ -20,7 +20,7 @@ pub struct Lines {
 // One per export.
 #[allow(clippy::large_enum_variant)]
 enum From {
-    Rows { source: Source, after: Option<(String, String)> },
+    Rows { source: Source, after: Option<(String, String)>, ended: bool },
     Groups(Box<Groups>),
     Users { users: Users, split: Split, current: Option<(Listener, usize)> },
 }
@@ -31,7 +31,7 @@ impl Lines {
         let source = Source::open(dataset, split)?;
         let words = source.template(template)?;
         let from = if format == Format::Raw {
-            From::Rows { source, after: None }
+            From::Rows { source, after: None, ended: false }
         } else if format.of_triplets() {
             // a pair has no negative to mine
             let mining = if format == Format::Pair { Mining::Random } else { Mining::Hard };
@@ -46,10 +46,12 @@ impl Lines {
     /// Some lines, or none yet; None at the end.
     pub fn batch(&mut self) -> Result<Option<Vec<String>>, UserError> {
         match &mut self.from {
-            From::Rows { source, after } => {
+            From::Rows { ended: true, .. } => Ok(None),
+            From::Rows { source, after, ended } => {
                 let (lines, last) = source.raw_lines(after.as_ref())?;
-                *after = last;
-                Ok(after.is_some().then_some(lines))
+                *ended = last.0.is_empty();
+                *after = Some(last);
+                Ok(Some(lines))
             }
             From::Groups(groups) => {
                 let Some(Triplets { user, group, mined }) = groups.advance()? else { return Ok(None) };

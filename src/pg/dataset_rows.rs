@@ -14,6 +14,7 @@ use crate::core::dataset::template::Template;
 use crate::core::dataset::triplets::normalise;
 use crate::core::dataset::{DatasetError, Example, Split};
 use crate::pg::errors::UserError;
+use crate::pg::plans;
 use crate::pg::row::{read_all, Row};
 use crate::pg::settings::with_local;
 use crate::pg::spi::own_schema;
@@ -22,8 +23,10 @@ use crate::pg::spi::own_schema;
 const USERS: i64 = 500;
 const EXAMPLES: i64 = 1_000;
 
-/// Lines, and where they end: user and id.
-pub type RawLines = (Vec<String>, Option<(String, String)>);
+/// Lines, and where they end: user and id, empty where nothing is left.
+pub type RawLines = (Vec<String>, (String, String));
+/// Lines read at once: so few that their memory is reused and not given back to the system.
+const LINES: usize = 250;
 
 /// One side of one dataset.
 pub struct Source {
@@ -124,20 +127,24 @@ impl Source {
                     e.weight, e.split, e.relevance_score, e.surface, e.session_id, e.actioned_at \
              FROM {}.dataset_example e \
              WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND e.split OPERATOR(pg_catalog.=) $2 \
-               AND ($3 IS NULL OR ROW(e.user_id, e.id) OPERATOR(pg_catalog.>) ROW($3, $4)) \
-             ORDER BY e.user_id, e.id LIMIT $5",
+               AND ROW(e.user_id, e.id) OPERATOR(pg_catalog.>) ROW($3, $4) \
+             ORDER BY e.user_id, e.id LIMIT {LINES}",
             self.schema
         );
-        let (user, id) = after.map_or((None, None), |(user, id)| (Some(user.as_str()), Some(id.as_str())));
-        let args = [self.dataset.as_str().into(), self.split.name().into(), user.into(), id.into(), EXAMPLES.into()];
-        let mut last = None;
-        let lines = with_local(&IN_ORDER, || {
-            self.rows(&query, &args, |row| {
-                let example = raw(row);
-                last = Some((example.user_id.to_owned(), example.id.to_owned()));
-                example.line()
-            })
-        })?;
+        let (user, id) = after.map_or(("", ""), |(user, id)| (user, id)); // nobody's id is empty
+        let args = [self.dataset.as_str().into(), self.split.name().into(), user.into(), id.into()];
+        let (mut lines, mut last) = (Vec::with_capacity(LINES), (String::new(), String::new()));
+        let mut read = |row: &Row<'_>| {
+            let example = raw(row);
+            lines.push(example.line());
+            if lines.len() == LINES {
+                last = (example.user_id.to_owned(), example.id.to_owned());
+            }
+        };
+        with_local(&IN_ORDER, || {
+            plans::select(&query, &[plans::text(); 4], &args, |table| Ok(read_all::<_, ()>(table, &mut read)))
+        })
+        .map_err(UserError::from)?;
         Ok((lines, last))
     }
 
