@@ -12,7 +12,7 @@ use crate::core::dataset::export::RawLine;
 use crate::core::dataset::moment::Moment;
 use crate::core::dataset::template::Template;
 use crate::core::dataset::triplets::normalise;
-use crate::core::dataset::{DatasetError, Example, Split};
+use crate::core::dataset::{DatasetError, Example, Part, Split};
 use crate::pg::errors::UserError;
 use crate::pg::plans;
 use crate::pg::row::{read_all, Row};
@@ -35,6 +35,7 @@ pub struct Source {
     pub dimensions: usize,
     seed: i64,
     split: Split,
+    part: Part,
 }
 
 impl Source {
@@ -57,7 +58,23 @@ impl Source {
             dimensions: dimensions.unwrap_or(1) as usize,
             seed: seed.unwrap_or_default(),
             split,
+            part: Part::Whole,
         })
+    }
+
+    /// Only this part of the train side.
+    pub fn only(self, part: Part) -> Self {
+        Self { part, ..self }
+    }
+
+    /// Whether an example has lines of its own.
+    pub fn takes(&self, example: &Example) -> bool {
+        self.part.takes(self.seed, &example.content_hash)
+    }
+
+    /// Whether a text may stand in the lines of others.
+    pub fn shows(&self, content_hash: &[u8]) -> bool {
+        self.part.shows(self.seed, content_hash)
     }
 
     /// The seed that the dataset was made with.
@@ -124,7 +141,7 @@ impl Source {
             [(c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off"), (c"enable_sort", c"off")];
         let query = format!(
             "SELECT e.user_id, e.id, e.chunk_id, e.chunk_content, e.context, e.user_action, e.label, e.reason, e.evidence, \
-                    e.weight, e.split, e.relevance_score, e.surface, e.session_id, e.actioned_at \
+                    e.weight, e.split, e.relevance_score, e.surface, e.session_id, e.actioned_at, e.content_hash \
              FROM {}.dataset_example e \
              WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND e.split OPERATOR(pg_catalog.=) $2 \
                AND ROW(e.user_id, e.id) OPERATOR(pg_catalog.>) ROW($3, $4) \
@@ -133,11 +150,14 @@ impl Source {
         );
         let (user, id) = after.map_or(("", ""), |(user, id)| (user, id)); // nobody's id is empty
         let args = [self.dataset.as_str().into(), self.split.name().into(), user.into(), id.into()];
-        let (mut lines, mut last) = (Vec::with_capacity(LINES), (String::new(), String::new()));
+        let (mut lines, mut last, mut rows) = (Vec::with_capacity(LINES), (String::new(), String::new()), 0);
         let mut read = |row: &Row<'_>| {
             let example = raw(row);
-            lines.push(example.line());
-            if lines.len() == LINES {
+            if self.part.takes(self.seed, row.bytes(16).unwrap_or_default()) {
+                lines.push(example.line());
+            }
+            rows += 1;
+            if rows == LINES {
                 last = (example.user_id.to_owned(), example.id.to_owned());
             }
         };
@@ -237,7 +257,9 @@ impl Users {
         let user = user.clone();
         let mut examples = Vec::new();
         while let Some((_, example)) = self.loaded.pop_front_if(|(owner, _)| *owner == user) {
-            examples.push(example);
+            if example.split != Split::Train.name() || self.source.shows(&example.content_hash) {
+                examples.push(example);
+            }
         }
         Ok(Some((user, examples)))
     }

@@ -72,8 +72,10 @@ impl Groups {
             let mut user = User::new(user, examples, self.users.source().split(), &mut || {
                 check_for_interrupts!();
             });
-            let groups: Vec<Group> =
-                user.positives(&self.options).into_iter().map(|p| user.group(p, &self.options)).collect();
+            let source = self.users.source();
+            let positives = user.positives(&self.options).into_iter();
+            let positives = positives.filter(|&p| source.takes(&user.examples()[p]));
+            let groups: Vec<Group> = positives.map(|p| user.group(p, &self.options)).collect();
             let wanted = user.wanted(&groups);
             user.keep_only_saved_vectors();
             anchors += wanted.len();
@@ -202,6 +204,7 @@ fn read_texts<'a>(source: &Source, places: impl Iterator<Item = &'a Arc<Place>>)
         let hash = row.bytes(1).and_then(|hash| hash.try_into().ok());
         (hash, MinedText { id: text(2), text: text(3), vector: unit_vector(row.vector(4)) })
     })?;
-    let visible = rows.into_iter().filter(|(_, mined)| !mined.text.trim().is_empty());
-    Ok(visible.filter_map(|(hash, mined)| Some((hash?, Rc::new(mined)))).collect())
+    let visible = rows.into_iter().filter_map(|(hash, mined)| Some((hash?, mined)));
+    let visible = visible.filter(|(hash, mined)| !mined.text.trim().is_empty() && source.shows(hash));
+    Ok(visible.map(|(hash, mined)| (hash, Rc::new(mined))).collect())
 }
