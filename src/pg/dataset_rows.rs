@@ -148,7 +148,7 @@ impl Source {
              ORDER BY e.user_id, e.id LIMIT {LINES}",
             self.schema
         );
-        let (user, id) = after.map_or(("", ""), |(user, id)| (user, id)); // nobody's id is empty
+        let (user, id) = after.map_or(("", ""), |(user, id)| (user.as_str(), id.as_str())); // nobody's id is empty
         let args = [self.dataset.as_str().into(), self.split.name().into(), user.into(), id.into()];
         let (mut lines, mut last, mut rows) = (Vec::with_capacity(LINES), (String::new(), String::new()), 0);
         let mut read = |row: &Row<'_>| {
