@@ -1,6 +1,6 @@
 //! The triplets of one side of a dataset, in the order of users and positives.
 //!
-//! Users are planned until enough anchors need mined negatives to make a search worth while; the first batches are
+//! Users are planned until enough anchors need mined negatives to make a search worth while; the first batch is
 //! small, so that the first rows come soon. What is held at a time is bounded, whatever the size of the dataset.
 
 use std::collections::{HashMap, VecDeque};
@@ -86,7 +86,7 @@ impl Groups {
         }
         if anchors > 0 {
             self.search()?;
-            self.anchors = (4 * self.anchors).min(ANCHORS);
+            self.anchors = ANCHORS;
         }
         Ok(!self.planned.is_empty())
     }
