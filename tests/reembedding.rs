@@ -360,6 +360,6 @@ fn it_takes_the_table_s_owner_and_quotes_every_name() {
         "already",
     );
     refused(&mut client, &format!("CALL reembed('audit', '{MODEL}')"), "42P16", "primary key");
-    refused(&mut client, &format!("CALL reembed('pgft.model', '{MODEL}')"), "42809", "table of your own");
+    refused(&mut client, &format!("CALL reembed('pgft.model', '{MODEL}')"), "42809", "cannot re-embed");
     refused(&mut client, &format!("BEGIN; CALL reembed({own}, '{MODEL}')"), "2D000", "outside BEGIN");
 }
