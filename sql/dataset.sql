@@ -98,9 +98,9 @@ DECLARE
 BEGIN
     FOR round IN 1..2 LOOP
         INSERT INTO @extschema@.dataset_example
-            (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, user_action, label, evidence, weight, split,
+            (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, query_embedding, user_action, label, evidence, weight, split,
              relevance_score, surface, session_id, context, reason, shown_at, actioned_at)
-        SELECT e.user_id, _freeze_points.dataset_id, e.id, w.chunk_id, w.chunk_content, e.content_hash, nullif(e.text_key, e.content_hash), w.embedding,
+        SELECT e.user_id, _freeze_points.dataset_id, e.id, w.chunk_id, w.chunk_content, e.content_hash, nullif(e.text_key, e.content_hash), w.embedding, w.query_embedding,
                e.user_action, e.label, e.evidence,
                -- an action's weight, more for a mistake, half of it for every half_life that has passed
                greatest(1e-6, CASE WHEN plain THEN 1 ELSE coalesce((action_weight ->> e.user_action)::double precision, 1) END
@@ -118,7 +118,7 @@ BEGIN
               FROM pg_temp.pg_finetune_point n LEFT JOIN pg_temp.pg_finetune_test_text t USING (text_key)
               WHERE n.state = 'taken' AND (round = 1 OR NOT EXISTS (SELECT FROM @extschema@.dataset_example x
                     WHERE x.user_id = n.user_id AND x.dataset_id = _freeze_points.dataset_id AND x.id = n.id))) e
-        CROSS JOIN LATERAL (SELECT d.chunk_id, d.chunk_content, d.embedding, d.podcast_title, d.episode_title, d.speaker_name, d.reason
+        CROSS JOIN LATERAL (SELECT d.chunk_id, d.chunk_content, d.embedding, d.query_embedding, d.podcast_title, d.episode_title, d.speaker_name, d.reason
                             FROM @extschema@.training_data_point d WHERE d.ctid = e.tid AND d.user_id = e.user_id AND d.id = e.id OFFSET 0) w;
         GET DIAGNOSTICS found = ROW_COUNT;
         missing := missing - found;

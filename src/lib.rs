@@ -56,7 +56,8 @@ extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires
 extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);
 extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retraining"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
-extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["serving"]);
+extension_sql_file!("../sql/typed.sql", name = "typed", requires = ["serving"]);
+extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["typed"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
 
 #[pg_guard]

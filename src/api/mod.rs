@@ -13,3 +13,4 @@ mod schedule;
 mod serving;
 mod statistics;
 mod stats;
+mod typed;

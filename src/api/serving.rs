@@ -7,6 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::core::profile;
+use crate::core::trainer::lean;
 use crate::pg::adapters::{self, Stored};
 use crate::pg::errors::UserError;
 use crate::pg::vector::Vector;
@@ -106,6 +107,10 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
     roles::require("adapt", &["finetune_app"])?;
+    Ok(adapted(embedding, model)?)
+}
+
+pub(super) fn adapted(embedding: Vector, model: &str) -> Result<Vector, UserError> {
     match stored(model)? {
         None => Ok(embedding),
         Some(model) => {
@@ -115,7 +120,7 @@ fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
     }
 }
 
-fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserError> {
+pub(super) fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserError> {
     if found == wanted {
         return Ok(());
     }
@@ -143,22 +148,33 @@ fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, Use
 }
 
 /// The model that serves a user now.
-fn model_of(user: &str) -> Result<String, UserError> {
+pub(super) fn model_of(user: &str) -> Result<String, UserError> {
     let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", schema()?);
     let model = plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one::<String>())?;
     Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
 
-fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
-    let model = stored(model)?;
+fn serve(user: &str, name: &str) -> Result<Option<Served>, UserError> {
+    let model = stored(name)?;
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
-    let query = match &model {
+    let mut query = match &model {
         Some(model) => model.adapter.query(&profile.saved, profile.skipped.as_deref()),
         None => unit(profile.saved),
     };
+    if model.as_ref().is_some_and(|model| model.has_heads) {
+        head(user, name)?.into_iter().for_each(|head| lean(&mut query, &head));
+    }
     Ok(Some(Served { query, model }))
+}
+
+/// The user's own direction under a model.
+fn head(user: &str, model: &str) -> Result<Option<Vec<f32>>, UserError> {
+    let query = format!("SELECT {}._adapter_head($1, $2)", schema()?);
+    Ok(plans::select(&query, &[plans::text(), plans::text()], &[model.into(), user.into()], |rows| {
+        rows.first().get_one::<Vec<f32>>()
+    })?)
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
@@ -239,7 +255,7 @@ fn dimensions(user: &str, sums: &[Sum]) -> Result<Option<i32>, UserError> {
 }
 
 /// A model that was trained here; None for 'base', which has no weights.
-fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
+pub(super) fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
     if model == "base" {
         return Ok(None);
     }

@@ -5,9 +5,12 @@ use rand::RngExt;
 
 use super::calibrate::{Moments, Space};
 use super::examples::Examples;
-use super::fit::{Residual, Task, Trainer};
+use super::fit::{profile_sums, Task};
 use super::panel::Panel;
 use super::progress::{Unobserved, Watch};
+use super::residual::Residual;
+use super::step::Trainer;
+use super::store::Store;
 use super::vectors::{product, Matrix, Rows};
 use super::{rng, Params};
 
@@ -51,7 +54,15 @@ fn random_examples(params: &Params) -> Examples {
         items[index * width] = profiles[index / 10][index % SAVED_PER_USER];
     }
     let profile = (0..EXAMPLES as u32).map(|i| i / 10).collect();
-    Examples { width, items, profile, weights: vec![1.0; EXAMPLES], profiles, ..Examples::default() }
+    Examples {
+        width,
+        items,
+        profile,
+        weights: vec![1.0; EXAMPLES],
+        profiles,
+        without_itself: true,
+        ..Examples::default()
+    }
 }
 
 #[test]
@@ -64,6 +75,7 @@ fn time_of_a_run() {
         let mut rng = rng::stream(1, "vectors");
         let mut items = Rows { dim, data: (0..ITEMS * dim).map(|_| rng.random::<f32>() - 0.45).collect() };
         (0..ITEMS).for_each(|i| super::vectors::normalise(items.row_mut(i)));
+        let items = Store::Memory(items);
         let start = now();
         let moments = Moments::of(&items, ITEMS, 1, watch).unwrap();
         let space = Space::shrunk(&moments, 0.7, watch).unwrap();
@@ -72,11 +84,12 @@ fn time_of_a_run() {
         for full in [true, false] {
             let params = Params::default();
             let examples = random_examples(&params);
-            let none = Panel::new(Vec::new(), &moved);
+            let none = Panel::new(Vec::new(), &[], &moved, watch).unwrap();
             let queries = Rows::zeros(0, dim);
             let task = Task {
                 name: "bench",
                 items: &moved,
+                sums: &profile_sums(&moved, &examples, watch).unwrap(),
                 examples: &examples,
                 validation: &none,
                 validation_queries: &queries,
