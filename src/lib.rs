@@ -58,7 +58,8 @@ extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retrain
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
 extension_sql_file!("../sql/typed.sql", name = "typed", requires = ["serving"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["typed"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
+extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["evaluation"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["doctor"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
