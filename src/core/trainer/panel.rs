@@ -135,6 +135,11 @@ impl Panel {
         Self { members, names: vec![String::new(); anchors.len()], anchors, skipped_means }
     }
 
+    #[cfg(test)]
+    pub fn nobody(dim: usize) -> Self {
+        Self::of_queries(Vec::new(), Rows::zeros(0, dim))
+    }
+
     pub fn anchors(&self) -> usize {
         self.anchors.len()
     }
