@@ -10,7 +10,7 @@
 //! | a matrix of its own for typed questions | `typed` |
 //! | choice among candidates, relevance scores | `candidates` |
 //! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings` |
-//! | what serves | `adapter` |
+//! | what serves | `adapter`; weights of the second stage `rerank` |
 //! | the order of all this | `run` |
 //!
 //! Same input, seed and binary give the same bytes: a fixed order of sums whoever computes them (`crew`), wherever the
@@ -37,6 +37,7 @@ mod loss;
 mod panel;
 mod params;
 mod progress;
+mod rerank;
 mod residual;
 mod rng;
 mod run;
@@ -58,6 +59,7 @@ pub use gate::{Evaluation, Verdict};
 pub use input::{Event, Input, Named, Split};
 pub use params::Params;
 pub use progress::{Observer, Progress, Stop};
+pub use rerank::{nearest_saved, MAX_SAVED};
 pub use store::Spilling;
 
 use input::Data;
