@@ -66,8 +66,8 @@ pub fn level(look: i32) -> f64 {
 /// of either; `None` when none has.
 #[must_use]
 pub fn compare(newest_first: &[Impression], level: f64, seed: u64, pause: impl FnMut()) -> Option<Comparison> {
-    let usable = WINDOWS.iter().filter(|&&window| window <= newest_first.len());
-    let (window, unit, measured) = usable.into_iter().find_map(|&window| {
+    let mut usable = WINDOWS.into_iter().filter(|&window| window <= newest_first.len());
+    let (window, unit, measured) = usable.find_map(|window| {
         let seen = &newest_first[..window];
         let enough = |unit, of: fn(&Impression) -> (i32, i32)| {
             let measured = measure(seen, of);
@@ -113,7 +113,7 @@ impl Sums {
         let size = list.len() as f64;
         let mean = |of: &dyn Fn(&Impression) -> f64| list.iter().map(|i| of(i)).sum::<f64>() / size;
         let (spread, earlier_spread) = (mean(&|i| i.score.spread), mean(&|i| i.earlier.spread));
-        if !(spread > 0.0 && earlier_spread > 0.0) {
+        if spread <= 0.0 || earlier_spread <= 0.0 {
             return Self::default();
         }
         let (center, earlier_center) = (mean(&|i| i.score.value), mean(&|i| i.earlier.value));

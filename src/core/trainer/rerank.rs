@@ -170,7 +170,7 @@ fn nearness(shown: &[f32], saved: &[f32], dim: usize) -> Vec<f32> {
 
 /// The same for vectors of any length but zero, as applications store them; `None` without saved ones.
 pub fn nearest_saved(shown: Vec<f32>, saved: Vec<f32>, dim: usize) -> Option<Vec<f32>> {
-    if dim == 0 || saved.is_empty() || shown.len() % dim != 0 || saved.len() % dim != 0 {
+    if dim == 0 || saved.is_empty() || !shown.len().is_multiple_of(dim) || !saved.len().is_multiple_of(dim) {
         return None;
     }
     let unit = |data: Vec<f32>| {
