@@ -17,3 +17,4 @@ mod serving;
 mod shadow;
 mod statistics;
 mod stats;
+mod typed;
