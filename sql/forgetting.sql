@@ -121,11 +121,7 @@ BEGIN
     INSERT INTO @extschema@.forgotten_user (user_hash) VALUES (@extschema@._user_hash(user_id)) ON CONFLICT (user_hash) DO NOTHING;
     receipt := @extschema@._traces_of_user(user_id) || @extschema@._stop_jobs_with(user_id);
     removed := jsonb_build_object('capture_failure', @extschema@._forget_failures(user_id));
-<<<<<<< HEAD
-    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'data_point_vector', 'dataset_example', 'chat_answer', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
-=======
-    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'adapter_head', 'dataset_example', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
->>>>>>> main
+    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'adapter_head', 'data_point_vector', 'dataset_example', 'chat_answer', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
         EXECUTE format('DELETE FROM @extschema@.%I t WHERE t.user_id = $1', place) USING user_id;
         GET DIAGNOSTICS rows = ROW_COUNT;
         removed := removed || jsonb_build_object(place, rows);

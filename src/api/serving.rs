@@ -153,13 +153,8 @@ pub fn model_of(user: &str) -> Result<String, UserError> {
     Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
 
-<<<<<<< HEAD
-fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
-    let Some(model) = weights(model)? else { return serve_elsewhere(user, model) };
-=======
 fn serve(user: &str, name: &str) -> Result<Option<Served>, UserError> {
-    let model = stored(name)?;
->>>>>>> main
+    let Some(model) = weights(name)? else { return serve_elsewhere(user, name) };
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
@@ -178,7 +173,6 @@ pub fn query_of(profile: Profile, model: Option<&Stored>) -> Vec<f32> {
     }
 }
 
-<<<<<<< HEAD
 /// A model whose vectors stand in a column of their own, or a chat model, which leaves the searching to another one.
 fn serve_elsewhere(user: &str, model: &str) -> Result<Option<Served>, UserError> {
     let found = spaces::of(&own_schema()?, model)?;
@@ -190,14 +184,14 @@ fn serve_elsewhere(user: &str, model: &str) -> Result<Option<Served>, UserError>
         }
         None => Err(no_weights(model)),
     }
-=======
+}
+
 /// The user's own direction under a model.
 fn head(user: &str, model: &str) -> Result<Option<Vec<f32>>, UserError> {
     let query = format!("SELECT {}._adapter_head($1, $2)", own_schema()?);
     Ok(plans::select(&query, &[plans::text(), plans::text()], &[model.into(), user.into()], |rows| {
         rows.first().get_one::<Vec<f32>>()
     })?)
->>>>>>> main
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {

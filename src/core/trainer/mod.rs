@@ -51,12 +51,8 @@ mod tests;
 mod typed;
 pub(crate) mod vectors;
 
-<<<<<<< HEAD
-pub use adapter::Adapter;
-pub use answers::{compare_answers, AnswersCompared, Judged, Sheet};
-=======
 pub use adapter::{lean, Adapter, Heads, Pair};
->>>>>>> main
+pub use answers::{compare_answers, AnswersCompared, Judged, Sheet};
 pub use candidates::CandidateReport;
 pub use crew::Crew;
 pub use embeddings::{compare_embeddings, sample_users};
