@@ -6,6 +6,7 @@ mod dataset_freeze;
 mod experiment;
 mod jobs;
 mod metrics;
+mod profile;
 mod providers;
 mod ranking;
 mod report;
