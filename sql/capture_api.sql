@@ -337,7 +337,7 @@ CREATE FUNCTION refresh_capture(relation regclass) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
 DECLARE
     src @extschema@.capture_source;
-    columns text[];
+    v_columns text[];
     member record;
     fn text;
 BEGIN
@@ -346,9 +346,9 @@ BEGIN
     PERFORM @extschema@._require_attacher(src);
     PERFORM @extschema@._require_capturable(src.relation, src.via);
     PERFORM @extschema@._require_trust(src.relation, src.via);
-    columns := @extschema@._mapping_columns(src.relation, src.via, @extschema@._capture_key(src.relation, src.key_column));
+    v_columns := @extschema@._mapping_columns(src.relation, src.via, @extschema@._capture_key(src.relation, src.key_column));
     UPDATE @extschema@.capture_source c
-    SET columns = CASE WHEN c.snapshot_embeddings THEN refresh_capture.columns ELSE array_remove(refresh_capture.columns, 'embedding') END
+    SET columns = CASE WHEN c.snapshot_embeddings THEN v_columns ELSE array_remove(v_columns, 'embedding') END
     WHERE c.name = src.name RETURNING * INTO src;
     FOR member IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
                   WHERE t.tgrelid IN (SELECT m FROM @extschema@._capture_members(src.relation) m) AND t.tgparentid = 0

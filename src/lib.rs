@@ -57,7 +57,8 @@ extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["p
 extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retraining"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["serving"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["evaluation"]);
+extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["evaluation"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["doctor"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
