@@ -110,6 +110,7 @@ CREATE FUNCTION _delete_rows_of(who text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     removed jsonb := jsonb_build_object('capture_failure', @extschema@._forget_failures(who));
+    profiles CONSTANT bigint := (SELECT count(*) FROM @extschema@.user_profile p WHERE p.user_id = who);
     rows bigint;
     place text;
 BEGIN
@@ -118,7 +119,7 @@ BEGIN
         GET DIAGNOSTICS rows = ROW_COUNT;
         removed := removed || jsonb_build_object(place, rows);
     END LOOP;
-    RETURN removed;
+    RETURN removed || jsonb_build_object('user_profile', profiles); -- which went with the data points
 END
 $$;
 COMMENT ON FUNCTION _delete_rows_of(text) IS 'pg_finetune private: deletes a person from every table; returns how many rows went from each';
@@ -166,6 +167,7 @@ BEGIN
             DETAIL = 'it would not see what others have stored since it began',
             HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED; SELECT @extschema@.forget_user(...); COMMIT';
     END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('pg_finetune create_dataset', 0)); -- what is being frozen can be deleted afterwards
     receipt := @extschema@._traces_of_user(user_id) || @extschema@._stop_jobs_with(user_id);
     -- Most of it while captures go on; then the little that came meanwhile, under the lock that lets the stone be seen in time.
     removed := @extschema@._delete_rows_of(user_id);

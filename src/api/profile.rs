@@ -14,8 +14,8 @@ use crate::pg::point_triggers::{self, Ending, Step};
 use crate::pg::spi::{own_schema, own_table};
 use crate::pg::statement;
 
-/// Tallies that are kept in memory at most: some megabytes.
-const MANY: usize = 512;
+/// Bytes of tallies that are kept in memory at most.
+const MANY: usize = 16 << 20;
 
 /// A sum of vectors and how many they are.
 struct Tally {
@@ -76,7 +76,7 @@ pub fn note(steps: [Option<Step>; 2]) -> Result<(), UserError> {
     Ok(())
 }
 
-/// How many tallies there are now.
+/// How many bytes the tallies have now.
 fn tally(Step { user, action, vector, sign }: Step) -> usize {
     point_triggers::watch(transaction_ends);
     let vector = vector.as_slice();
@@ -89,13 +89,14 @@ fn tally(Step { user, action, vector, sign }: Step) -> usize {
             levels.push(Level { savepoint, tallies: BTreeMap::new() });
         }
         let Some(Level { tallies, .. }) = levels.last_mut() else { return 0 };
+        let tally_size = vector.len() * size_of::<i64>();
         let tally = match tallies.entry((user, action, vector.len())) {
             Entry::Vacant(place) => place.insert(Tally { points: 0, total: Vec::new() }),
             Entry::Occupied(place) => place.into_mut(),
         };
         tally.points += sign;
         tally.total = profile::add(std::mem::take(&mut tally.total), vector, sign).unwrap_or_default();
-        tallies.len()
+        tallies.len() * tally_size
     })
 }
 

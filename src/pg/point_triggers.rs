@@ -43,11 +43,22 @@ pub fn steps_of_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Result<[Option<Step
 
 /// The steps from a row to its next version.
 pub fn steps(old: &Row, new: &Row) -> [Option<Step>; 2] {
-    let columns = [c"user_id", c"user_action", c"embedding"];
-    if columns.iter().all(|column| are_the_same(old, new, column)) {
+    if !are_the_same(old, new, c"embedding") {
+        return [step(old, -1), step(new, 1)];
+    }
+    if are_the_same(old, new, c"user_action") && are_the_same(old, new, c"user_id") {
         return [None, None];
     }
-    [step(old, -1), step(new, 1)]
+    let [before, after] = [old, new].map(|row| Some((row.get(c"user_id")?, row.get(c"user_action")?)));
+    if before.is_none() && after.is_none() {
+        return [None, None];
+    }
+    // Fetched once: most who act upon an item leave its vector alone.
+    let vector: Option<Vector> = new.get(c"embedding");
+    [(before, -1), (after, 1)].map(|(whose, sign)| {
+        let ((user, action), vector) = (whose?, vector.clone()?);
+        Some(Step { user, action, vector, sign })
+    })
 }
 
 /// A vector that nobody touched is the same toast: nothing is fetched to find that out.

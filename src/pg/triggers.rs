@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use super::errors::UserError;
 
 /// Keys handed over at a time: bounds memory, whatever the size of the statement.
-const BATCH: usize = 5_000;
+const BATCH: usize = 10_000;
 /// Every captured table and partition has this trigger; its function is the one generated for the source.
 const HOME_TRIGGER: &CStr = c"pg_finetune_truncate";
 

@@ -176,13 +176,13 @@ fn row_security_hides_rows_from_users_and_not_from_capture() {
 
 #[test]
 fn forced_row_security_by_a_setting_lets_capture_see_what_the_statement_wrote() {
-    let (db, mut sql, owner, users) = guarded("user_id = current_setting('app.user', true)", true);
+    let (db, mut sql, owner, users) = guarded("user_id = current_setting('app.who', true)", true);
     execute(&mut db.connect_as(&owner), "SELECT pgft.capture_signals('shop.item', via => 'shop.v')");
     for (number, user) in users.iter().enumerate() {
         let mut client = db.connect_as(user);
         execute(
             &mut client,
-            &format!("SET app.user = '{user}'; INSERT INTO shop.item (signal_id) VALUES ({number}); UPDATE shop.item SET user_action = 'saved'"),
+            &format!("SET app.who = '{user}'; INSERT INTO shop.item (signal_id) VALUES ({number}); UPDATE shop.item SET user_action = 'saved'"),
         );
     }
     assert_eq!(whose(&mut sql, &users), ["ann 0 saved", "bob 1 saved"]);
