@@ -156,7 +156,7 @@ fn a_table_with_more_on_it_is_kept_by_statements() {
     application(&mut client, 5);
     client.batch_execute("UPDATE signal SET user_action = 'snipped' WHERE id % 2 = 0").unwrap();
     assert_exact(&mut client, "captures into tables that are not as they were made");
-    let differing = "SELECT count(*) FROM signal s JOIN training_data_point t ON t.signal_id = s.id::text JOIN model_performance_log l USING (user_id, source, signal_id)
+    let differing = "SELECT count(*) FROM signal s JOIN training_data_point t ON t.signal_id = s.id::text JOIN model_performance_log l ON (l.user_id, l.source, l.signal_id) = (t.user_id, t.source, t.signal_id)
                      WHERE (t.user_action, l.user_action) IS DISTINCT FROM (s.user_action, s.user_action)";
     assert_eq!(value::<i64>(&mut client, differing), 0);
     assert_eq!(
