@@ -5,7 +5,7 @@ INSERT INTO model (id, base_model, provider, method) VALUES ('other', 'base', 'b
 INSERT INTO model_evaluation (model_id, against, users, examples, seed, verdict, reason)
 VALUES ('other', 'base', 0, 0, 0, 'passed', 'registered for the benchmark');
 SELECT start_experiment('bench', candidate => 'other', seed => 'bench') \g /dev/null
-CREATE TABLE users AS SELECT 'user-' || i AS id, md5(i::text)::uuid AS uuid FROM generate_series(1, 1000000) i;
+CREATE TABLE users AS SELECT 'user-' || i AS id, md5(i::text)::uuid AS uuid, i::bigint AS number FROM generate_series(1, 1000000) i;
 VACUUM ANALYZE users;
 SET max_parallel_workers_per_gather = 0;
 CREATE TABLE result (what text, us_per_call double precision);
@@ -26,6 +26,7 @@ CALL measure('hashtextextended(user_id, 0) % 2', 'SELECT count(hashtextextended(
 CALL measure('assign_variant(user_id)', 'SELECT count(assign_variant(id)) FROM users');
 CALL measure('assign_variant(user_id, experiment)', 'SELECT count(assign_variant(id, ''bench'')) FROM users');
 CALL measure('assign_variant(uuid)', 'SELECT count(assign_variant(uuid)) FROM users');
+CALL measure('assign_variant(bigint)', 'SELECT count(assign_variant(number)) FROM users');
 CALL measure('bucket(seed, user_id)', 'SELECT count(bucket(''bench'', id)) FROM users');
 SELECT what, round(us_per_call::numeric, 3) AS us_per_call,
        round((us_per_call / (SELECT us_per_call FROM result WHERE what LIKE 'hashtext%'))::numeric, 2) AS ratio

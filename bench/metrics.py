@@ -1,6 +1,7 @@
 """model_metrics and roc_auc against SQL written by hand, scikit-learn (with fetching the rows) and MADlib's method in SQL.
 
-Called by run.sh with a connection string; argument 2 is the largest number of rows.
+Called by run.sh with a connection string; argument 2 is the largest number of rows. With a third argument it takes one step only, on
+the rows that are there: "fill", or "metrics" or "auc" with the number of parallel workers.
 """
 import sys
 import time
@@ -77,37 +78,56 @@ def timed(work):
     return best, result
 
 
-def main():
-    connection = psycopg.connect(sys.argv[1], autocommit=True)
-    largest = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000_000
+def fill(connection, rows):
+    """Log rows of users who are not there yet."""
+    there = connection.execute("SELECT count(DISTINCT user_id) FROM model_performance_log").fetchone()[0]
+    for first in range(there + 1, rows // 100 + 1, 10_000):
+        connection.execute(ROWS.format(first_user=first, last_user=min(first + 9_999, rows // 100)))
+    connection.execute("VACUUM (ANALYZE) model_performance_log")
+
+
+def metrics(connection, workers):
     run = lambda sql: connection.execute(sql).fetchall()
-    connection.execute("SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS pg_finetune CASCADE; SET work_mem = '64MB'")
+    connection.execute(f"SET max_parallel_workers_per_gather = {workers}")
+    whole, ours = timed(lambda: run("SELECT shown, very_low FROM model_metrics()"))
+    counts, theirs = timed(lambda: run(COUNTS))
+    assert sorted(row[0] for row in ours) == sorted(row[1] for row in theirs)
+    rows = sum(row[0] for row in ours)
+    rest = timed(lambda: run(ENGAGEMENT))[0] + timed(lambda: run(WAITS))[0]
+    print(f"{rows:>10,} rows, {workers} workers: model_metrics {whole:.2f} s; by hand, all of its numbers {counts + rest:.2f} s (ratio "
+          f"{whole / (counts + rest):.2f}), its FILTER counts alone {counts:.2f} s (ratio {whole / counts:.2f})", flush=True)
+
+
+def auc(connection, workers):
+    run = lambda sql: connection.execute(sql).fetchall()
 
     def fetched():
         with connection.cursor() as cursor, cursor.copy(f"COPY ({LABELS}) TO STDOUT (FORMAT binary)") as copy:
             rows = numpy.frombuffer(b"".join(copy)[19:-2], BINARY_ROW)  # the fastest way: no Python object per row
-        return roc_auc_score(rows["y"], rows["s"].astype(float))
+        return roc_auc_score(rows["y"], rows["s"].astype(float)), len(rows)
 
-    users = 0
+    connection.execute(f"SET max_parallel_workers_per_gather = {workers}")
+    exact, ours = timed(lambda: run(f"SELECT roc_auc(y, s) FROM ({LABELS}) l")[0][0])
+    near = timed(lambda: run(f"SELECT approx_roc_auc(y, s) FROM ({LABELS}) l"))[0]
+    madlib, theirs = timed(lambda: run(MADLIB)[0][0])
+    sklearn, (judge, labels) = timed(fetched)
+    assert abs(ours - judge) < 1e-12 and abs(theirs - judge) < 1e-9, (ours, theirs, judge)
+    print(f"{labels:>10,} labels, {workers} workers: roc_auc {exact:.2f} s, approx_roc_auc {near:.2f} s; scikit-learn with fetching {sklearn:.2f} s "
+          f"({sklearn / exact:.1f} times), MADlib's SQL {madlib:.2f} s ({madlib / exact:.1f} times)", flush=True)
+
+
+def main():
+    connection = psycopg.connect(sys.argv[1], autocommit=True)
+    largest = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000_000
+    connection.execute("SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS pg_finetune CASCADE; SET work_mem = '64MB'")
+    if len(sys.argv) > 3:
+        {"fill": fill, "metrics": metrics, "auc": auc}[sys.argv[3]](connection, int(sys.argv[4]) if len(sys.argv) > 4 else largest)
+        return
     for rows in [n for n in (1_000_000, 10_000_000) if n <= largest]:
-        connection.execute(ROWS.format(first_user=users + 1, last_user=rows // 100))
-        connection.execute("VACUUM (ANALYZE) model_performance_log")
-        users = rows // 100
+        fill(connection, rows)
         for workers in (0, 2):
-            connection.execute(f"SET max_parallel_workers_per_gather = {workers}")
-            whole, ours = timed(lambda: run("SELECT shown, very_low FROM model_metrics()"))
-            counts, theirs = timed(lambda: run(COUNTS))
-            assert sorted(row[0] for row in ours) == sorted(row[1] for row in theirs)
-            rest = timed(lambda: run(ENGAGEMENT))[0] + timed(lambda: run(WAITS))[0]
-            auc, ours = timed(lambda: run(f"SELECT roc_auc(y, s) FROM ({LABELS}) l")[0][0])
-            near = timed(lambda: run(f"SELECT approx_roc_auc(y, s) FROM ({LABELS}) l"))[0]
-            madlib, theirs = timed(lambda: run(MADLIB)[0][0])
-            sklearn, judge = timed(fetched)
-            assert abs(ours - judge) < 1e-12 and abs(theirs - judge) < 1e-9, (ours, theirs, judge)
-            print(f"{rows:>10,} rows, {workers} workers: model_metrics {whole:.2f} s; by hand, all of its numbers {counts + rest:.2f} s (ratio "
-                  f"{whole / (counts + rest):.2f}), its FILTER counts alone {counts:.2f} s (ratio {whole / counts:.2f})")
-            print(f"{'':>28} roc_auc {auc:.2f} s, approx_roc_auc {near:.2f} s; scikit-learn with fetching {sklearn:.2f} s ({sklearn / auc:.1f} times), "
-                  f"MADlib's SQL {madlib:.2f} s ({madlib / auc:.1f} times)", flush=True)
+            metrics(connection, workers)
+            auc(connection, workers)
 
 
 main()

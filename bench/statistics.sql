@@ -25,7 +25,7 @@ CALL measure('GROUP BY user by hand, one metric', $$
     FROM (SELECT user_id, min(model_variant) AS variant, count(*) AS d, count(*) FILTER (WHERE user_action = 'saved') AS m
           FROM model_performance_log WHERE experiment = 'bench' GROUP BY user_id HAVING count(DISTINCT model_variant) = 1) u GROUP BY variant$$);
 CALL measure('experiment_results, ten claims on eight metrics', 'SELECT * FROM experiment_results(''bench'')');
-CALL measure('experiment_results, outcome_window', 'SELECT * FROM experiment_results(''bench'', outcome_window => ''1 hour'')');
+CALL measure('experiment_results, settled within an hour', 'SELECT * FROM experiment_results(''bench'', outcome_window => ''1 hour'', settled => true)');
 CALL measure('experiment_health', 'SELECT * FROM experiment_health(''bench'')');
 CALL measure('plan_experiment', 'SELECT * FROM plan_experiment()');
 SELECT what, round(seconds::numeric, 2) AS seconds, round((seconds / first_value(seconds) OVER ())::numeric, 2) AS ratio FROM result;

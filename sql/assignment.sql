@@ -168,19 +168,42 @@ COMMENT ON FUNCTION _resolve_outside IS 'What everybody gets when no experiment 
 REVOKE ALL ON FUNCTION _resolve_outside FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _resolve_outside TO finetune_app, finetune_analyst;
 
-CREATE FUNCTION _assignment(user_id text, at timestamptz,
+CREATE FUNCTION _team_experiment(at timestamptz) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run record;
+BEGIN
+    -- An experiment that draws users comes first: it is what calls without a name mean, so what served.
+    SELECT e.name, e.unit INTO run
+    FROM @extschema@.experiment e
+    JOIN @extschema@.experiment_phase p ON p.experiment = e.name
+    WHERE CASE WHEN at IS NULL THEN p.valid_to IS NULL
+               ELSE p.valid_from <= at AND (p.valid_to IS NULL OR at < p.valid_to) END
+    ORDER BY e.unit = 'team_id', e.started_at, e.name
+    LIMIT 1;
+    RETURN CASE WHEN run.unit = 'team_id' THEN run.name END;
+END
+$$;
+COMMENT ON FUNCTION _team_experiment IS 'pg_finetune private: the oldest experiment of that time that draws teams, where none drew users';
+REVOKE ALL ON FUNCTION _team_experiment FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _team_experiment TO finetune_app, finetune_analyst;
+
+CREATE FUNCTION _assignment(user_id text, at timestamptz, team_id text DEFAULT NULL,
     OUT variant text, OUT model_id text, OUT in_experiment boolean, OUT experiment text, OUT phase integer)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    run text := CASE WHEN team_id <> '' THEN @extschema@._team_experiment(at) END;
 BEGIN
     -- Who is not in the experiment has no experiment here, so that a log filled from this row is right as it stands.
     SELECT a.variant, a.model_id, a.in_experiment,
            CASE WHEN a.in_experiment THEN a.experiment END, CASE WHEN a.in_experiment THEN a.phase END
     INTO variant, model_id, in_experiment, experiment, phase
-    FROM @extschema@._resolve_assignment(user_id, NULL, at) a;
+    FROM @extschema@._resolve_assignment(CASE WHEN run IS NULL THEN user_id ELSE team_id END, run, at) a;
 END
 $$;
-COMMENT ON FUNCTION _assignment IS 'What served that user at that time (NULL = now); experiment and phase only for users in the experiment';
+COMMENT ON FUNCTION _assignment IS 'What served that user at that time (NULL = now); experiment and phase only for who is in the experiment. team_id counts where only experiments that draw teams ran';
 REVOKE ALL ON FUNCTION _assignment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _assignment TO finetune_app, finetune_analyst;
 

@@ -22,6 +22,7 @@ CREATE TYPE captured_signal AS (
     reason          text,
     surface         text,
     session_id      text,
+    team_id         text,
     model_variant   text,
     model_id        text,
     position        integer,
@@ -131,16 +132,16 @@ DECLARE
     untimed boolean; -- an action without a time of its own gets that of its first sight, and keeps it when written again
 BEGIN
     FOR untimed IN SELECT DISTINCT s.user_action IS NOT NULL AND s.actioned_at IS NULL FROM unnest(signals) s LOOP
-        INSERT INTO @extschema@.model_performance_log AS l (user_id, source, signal_id, model_variant, model_id, experiment, phase,
+        INSERT INTO @extschema@.model_performance_log AS l (user_id, source, signal_id, team_id, model_variant, model_id, experiment, phase,
             user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
-        SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin, s.signal_id, coalesce(s.model_variant, a.variant, 'base'),
+        SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin, s.signal_id, nullif(s.team_id, ''), coalesce(s.model_variant, a.variant, 'base'),
             coalesce(s.model_id, CASE WHEN coalesce(s.model_variant, a.variant) = a.variant THEN a.model_id END),
             CASE WHEN a.in_experiment THEN a.experiment END, CASE WHEN a.in_experiment THEN a.phase END,
-            s.user_action, s.relevance_score, s.surface, s.session_id, s.position, s.propensity, coalesce(s.shown_at, now()),
+            s.user_action, s.relevance_score, s.surface, s.session_id, s.position, s.propensity, coalesce(s.shown_at, least(s.actioned_at, now())),
             CASE WHEN s.user_action IS NOT NULL THEN coalesce(s.actioned_at, CASE WHEN replay THEN s.shown_at END, now()) END
-        FROM unnest(signals) s
+        FROM unnest(signals) s -- nothing is acted on before it is shown
         -- What is logged already keeps its variant; OFFSET 0 makes the planner look there first, before it asks for an assignment.
-        LEFT JOIN LATERAL (SELECT * FROM @extschema@._assignment(s.user_id, coalesce(s.shown_at, now()))
+        LEFT JOIN LATERAL (SELECT * FROM @extschema@._assignment(s.user_id, coalesce(s.shown_at, least(s.actioned_at, now())), s.team_id)
                            WHERE NOT EXISTS (SELECT FROM @extschema@.model_performance_log k
                                              WHERE k.user_id = s.user_id AND k.source = origin AND k.signal_id = s.signal_id)
                            OFFSET 0) a ON true

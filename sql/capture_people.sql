@@ -18,7 +18,8 @@ GRANT EXECUTE ON FUNCTION _require_user(text) TO finetune_app;
 
 CREATE FUNCTION _record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
-    relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL) RETURNS void
+    relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL, team_id text DEFAULT NULL,
+    propensity double precision DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     signal @extschema@.captured_signal;
@@ -41,6 +42,8 @@ BEGIN
     signal.relevance_score := relevance_score;
     signal.position := "position";
     signal.session_id := session_id;
+    signal.team_id := team_id;
+    signal.propensity := propensity;
     SELECT f.fault INTO wrong FROM @extschema@._signal_faults(ARRAY[signal]) f;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'signal cannot be recorded', DETAIL = wrong,
@@ -59,18 +62,19 @@ GRANT EXECUTE ON FUNCTION _record_signal TO finetune_app;
 
 CREATE FUNCTION record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
-    relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL) RETURNS void
+    relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL, team_id text DEFAULT NULL,
+    propensity double precision DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @extschema@._require_role('record_signal', 'finetune_app');
     PERFORM @extschema@._record_signal(user_id, signal_id, chunk_content, user_action, embedding, chunk_id, surface, relevance_score,
-                                       "position", session_id);
+                                       "position", session_id, team_id, propensity);
 END
 $$;
 COMMENT ON FUNCTION record_signal IS 'For applications without a table to capture: one call when an item is shown, one more with the same signal_id when the user acts; the last action wins';
 GRANT EXECUTE ON FUNCTION record_signal TO finetune_app;
 
-CREATE FUNCTION _record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
+CREATE FUNCTION _record_satisfaction(user_id text, score int, comment text DEFAULT NULL, team_id text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     served record;
@@ -84,7 +88,7 @@ BEGIN
     IF @extschema@._is_forgotten(user_id) THEN
         RETURN NULL;
     END IF;
-    SELECT * INTO served FROM @extschema@._assignment(user_id, now());
+    SELECT * INTO served FROM @extschema@._assignment(user_id, now(), team_id);
     INSERT INTO @extschema@.satisfaction_survey (user_id, id, experiment, variant, score, comment)
     VALUES (_record_satisfaction.user_id, answer, CASE WHEN served.in_experiment THEN served.experiment END,
             coalesce(served.variant, 'base'), _record_satisfaction.score, _record_satisfaction.comment);
@@ -95,11 +99,11 @@ COMMENT ON FUNCTION _record_satisfaction IS 'pg_finetune private: record_satisfa
 REVOKE ALL ON FUNCTION _record_satisfaction FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _record_satisfaction TO finetune_app;
 
-CREATE FUNCTION record_satisfaction(user_id text, score int, comment text DEFAULT NULL) RETURNS uuid
+CREATE FUNCTION record_satisfaction(user_id text, score int, comment text DEFAULT NULL, team_id text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @extschema@._require_role('record_satisfaction', 'finetune_app');
-    RETURN @extschema@._record_satisfaction(user_id, score, comment);
+    RETURN @extschema@._record_satisfaction(user_id, score, comment, team_id);
 END
 $$;
 COMMENT ON FUNCTION record_satisfaction IS 'Keeps one answer to "how well did these suggestions fit?" (1 to 5) with the variant that serves the user now; returns its id';

@@ -94,13 +94,13 @@ BEGIN
                   AND NOT EXISTS (SELECT FROM @extschema@.forgotten_user f WHERE f.user_hash = sha256(convert_to(s.user_id, 'UTF8')))
                   AND NOT EXISTS (SELECT FROM @extschema@.model_performance_log l
                                   WHERE l.user_id = s.user_id AND l.source = %3$L AND l.signal_id = s.signal_id) OFFSET 0) s
-            LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, now())) a ON true),
+            LEFT JOIN LATERAL @extschema@._assignment(s.user_id, coalesce(s.shown_at, least(s.actioned_at, now())), s.team_id) a ON true),
         logged AS (
-            INSERT INTO @extschema@.model_performance_log (user_id, source, signal_id, model_variant, model_id, experiment, phase,
+            INSERT INTO @extschema@.model_performance_log (user_id, source, signal_id, team_id, model_variant, model_id, experiment, phase,
                 user_action, relevance_score, surface, session_id, position, propensity, shown_at, actioned_at)
-            SELECT f.user_id, %3$L, f.signal_id, f.served_variant, f.served_model, CASE WHEN f.in_experiment THEN f.experiment END,
+            SELECT f.user_id, %3$L, f.signal_id, nullif(f.team_id, ''), f.served_variant, f.served_model, CASE WHEN f.in_experiment THEN f.experiment END,
                 CASE WHEN f.in_experiment THEN f.phase END, f.user_action, f.relevance_score, f.surface, f.session_id, f.position,
-                f.propensity, coalesce(f.shown_at, now()), f.acted_at
+                f.propensity, coalesce(f.shown_at, least(f.actioned_at, now())), f.acted_at
             FROM fresh f
             ON CONFLICT (user_id, source, signal_id) DO NOTHING)
         INSERT INTO @extschema@.training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
@@ -108,7 +108,7 @@ BEGIN
             model_variant, model_id, position, propensity, shown_at)
         SELECT f.user_id, %3$L || ':' || f.signal_id, %3$L, f.signal_id, f.chunk_id, f.chunk_content, f.embedding, f.user_action,
             f.acted_at, f.relevance_score, f.quality_score, f.episode_title, f.podcast_title, f.speaker_name, f.reason, f.surface, f.session_id,
-            f.served_variant, f.served_model, f.position, f.propensity, coalesce(f.shown_at, now())
+            f.served_variant, f.served_model, f.position, f.propensity, coalesce(f.shown_at, least(f.actioned_at, now()))
         FROM fresh f
         ON CONFLICT (user_id, source, signal_id) DO NOTHING
         RETURNING signal_id$statement$, @extschema@._signals_subquery(src), faultless, src.name);

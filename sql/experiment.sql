@@ -124,9 +124,39 @@ COMMENT ON FUNCTION _check_arms IS 'Refuses models that may not meet in an exper
 REVOKE ALL ON FUNCTION _check_arms FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _check_arms TO finetune_admin;
 
+CREATE FUNCTION _check_counting(unit text, outcome_window interval, attribution text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF unit IS NULL OR unit <> ALL (ARRAY['user_id', 'team_id']) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('unit %L cannot be drawn', unit),
+            DETAIL = 'An experiment draws users (user_id) or teams (team_id, a column of the view of the captured table).',
+            HINT = 'Leave unit out for users; for households or classes, call their id team_id in the view.';
+    ELSIF outcome_window <= interval '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('outcome_window is %s', outcome_window),
+            DETAIL = 'It is how long after an item was shown an action still counts.',
+            HINT = 'Leave it out for 7 days; NULL counts any action.';
+    ELSIF attribution IS NULL OR attribution <> ALL (ARRAY['impression', 'first_exposure']) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('attribution %L does not exist', attribution),
+            DETAIL = 'impression: the window of an item begins when it is shown; first_exposure: one window for all items, from the first.',
+            HINT = 'Leave attribution out for impression.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _check_counting IS 'pg_finetune private: refuses a unit, window or attribution that is none';
+REVOKE ALL ON FUNCTION _check_counting FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_counting TO finetune_admin;
+
 CREATE FUNCTION start_experiment(name text, candidates text[], base text DEFAULT NULL, coverage double precision DEFAULT 1,
     weights double precision[] DEFAULT NULL, seed text DEFAULT NULL, planned_users integer DEFAULT 5000,
-    unit text DEFAULT 'user_id', unit_encoding text DEFAULT 'utf8', layer text DEFAULT NULL, layer_share double precision DEFAULT NULL) RETURNS text
+    unit text DEFAULT 'user_id', unit_encoding text DEFAULT 'utf8', layer text DEFAULT NULL, layer_share double precision DEFAULT NULL,
+    outcome_window interval DEFAULT '7 days', attribution text DEFAULT 'impression') RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -147,32 +177,35 @@ BEGIN
             HINT = 'Give the id of one or more models: SELECT id FROM @extschema@.model;';
     END IF;
     PERFORM @extschema@._check_arms(models, weights, coverage);
-    INSERT INTO @extschema@.experiment (name, seed, planned_users, unit, unit_encoding, layer, layer_buckets)
-    VALUES (name, seed, planned_users, unit, unit_encoding, layer, @extschema@._layer_share(layer, unit, layer_share));
+    PERFORM @extschema@._check_counting(unit, outcome_window, attribution);
+    INSERT INTO @extschema@.experiment (name, seed, planned_users, unit, unit_encoding, outcome_window, attribution, layer, layer_buckets)
+    VALUES (name, seed, planned_users, unit, unit_encoding, coalesce(outcome_window, 'infinity'), attribution, layer,
+            @extschema@._layer_share(layer, unit, layer_share));
     PERFORM @extschema@._open_phase(name, 1, seed, coverage,
         ARRAY['base', 'fineTuned'] || (SELECT coalesce(array_agg('fineTuned' || i ORDER BY i), '{}') FROM generate_series(2, arms - 1) i),
         models, weights, @extschema@._allocate(weights, coverage));
     RETURN name;
 END
 $$;
-COMMENT ON FUNCTION start_experiment(text, text[], text, double precision, double precision[], text, integer, text, text, text, double precision) IS
+COMMENT ON FUNCTION start_experiment(text, text[], text, double precision, double precision[], text, integer, text, text, text, double precision, interval, text) IS
     'Starts a test of several candidates (variants fineTuned, fineTuned2, ...) against the live model (variant base), with equal weights unless given; returns its name';
-GRANT EXECUTE ON FUNCTION start_experiment(text, text[], text, double precision, double precision[], text, integer, text, text, text, double precision) TO finetune_admin;
+GRANT EXECUTE ON FUNCTION start_experiment(text, text[], text, double precision, double precision[], text, integer, text, text, text, double precision, interval, text) TO finetune_admin;
 
 CREATE FUNCTION start_experiment(name text, candidate text, base text DEFAULT NULL, coverage double precision DEFAULT 1,
     weights double precision[] DEFAULT '{0.5,0.5}', seed text DEFAULT NULL, planned_users integer DEFAULT 5000,
-    unit text DEFAULT 'user_id', unit_encoding text DEFAULT 'utf8', layer text DEFAULT NULL, layer_share double precision DEFAULT NULL) RETURNS text
+    unit text DEFAULT 'user_id', unit_encoding text DEFAULT 'utf8', layer text DEFAULT NULL, layer_share double precision DEFAULT NULL,
+    outcome_window interval DEFAULT '7 days', attribution text DEFAULT 'impression') RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM @extschema@._require_role('start_experiment', 'finetune_admin');
     RETURN @extschema@.start_experiment(name, ARRAY[candidate], base, coverage, coalesce(weights, '{}'), seed, planned_users,
-                                        unit, unit_encoding, layer, layer_share);
+                                        unit, unit_encoding, layer, layer_share, outcome_window, attribution);
 END
 $$;
-COMMENT ON FUNCTION start_experiment(text, text, text, double precision, double precision[], text, integer, text, text, text, double precision) IS
+COMMENT ON FUNCTION start_experiment(text, text, text, double precision, double precision[], text, integer, text, text, text, double precision, interval, text) IS
     'Starts an A/B test of a candidate (variant fineTuned) against the live model (variant base); returns its name';
-GRANT EXECUTE ON FUNCTION start_experiment(text, text, text, double precision, double precision[], text, integer, text, text, text, double precision) TO finetune_admin;
+GRANT EXECUTE ON FUNCTION start_experiment(text, text, text, double precision, double precision[], text, integer, text, text, text, double precision, interval, text) TO finetune_admin;
 
 CREATE FUNCTION _lock_running_experiment(name text) RETURNS integer
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -338,6 +371,7 @@ BEGIN
     IF shipped_model IS NOT NULL THEN
         PERFORM @extschema@._record_deployment(shipped_model, 'deploy', reason, name);
     END IF;
+    PERFORM @extschema@._end_run_of(name, ship, reason);
     RETURN name;
 END
 $$;

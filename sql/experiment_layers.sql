@@ -12,6 +12,7 @@ BEGIN
             DETAIL = 'Experiments name the layer that they share users in.',
             HINT = 'SELECT name, unit FROM @extschema@.experiment_layer;';
     END IF;
+    PERFORM @extschema@._check_counting(coalesce(unit, 'user_id'), NULL, 'impression');
     INSERT INTO @extschema@.experiment_layer (name, seed, unit)
     VALUES (name, coalesce(seed, replace(gen_random_uuid()::text, '-', '')), coalesce(unit, 'user_id'));
     RETURN name;

@@ -87,7 +87,8 @@ BEGIN
         FROM @extschema@.fine_tuning_job j
         WHERE j.dataset_id IN (SELECT e.dataset_id FROM @extschema@.dataset_example e WHERE e.user_id = who)
     ), stop AS (
-        UPDATE @extschema@.fine_tuning_job j SET cancel_requested = true FROM theirs t WHERE j.id = t.id AND t.open RETURNING j.id
+        UPDATE @extschema@.fine_tuning_job j SET cancel_requested = true, due_at = CASE WHEN j.phase IS NULL THEN j.due_at ELSE now() END
+        FROM theirs t WHERE j.id = t.id AND t.open RETURNING j.id
     ), request AS (
         INSERT INTO @extschema@.erasure_request (job_id, provider)
         SELECT t.id, t.provider FROM theirs t WHERE t.provider <> 'builtin' AND t.started_at IS NOT NULL
@@ -96,7 +97,7 @@ BEGIN
     )
     SELECT (SELECT coalesce(jsonb_agg(s.id ORDER BY s.id), '[]') FROM stop s), (SELECT coalesce(jsonb_agg(r.id ORDER BY r.id), '[]') FROM request r)
     INTO stopped, requested;
-    IF stopped <> '[]' THEN
+    IF stopped <> '[]' OR requested <> '[]' THEN
         PERFORM @extschema@._wake_worker();
     END IF;
     RETURN jsonb_build_object('jobs_stopped', stopped, 'erasure_requests', requested);

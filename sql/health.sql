@@ -50,6 +50,31 @@ COMMENT ON FUNCTION _health_split IS 'Users per arm against the promised split';
 REVOKE ALL ON FUNCTION _health_split FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _health_split TO finetune_analyst;
 
+CREATE FUNCTION _health_weights(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    splits record;
+BEGIN
+    -- The splits under which users came, each with the first of its phases.
+    SELECT count(*) AS number, max(s.first_phase) AS newest INTO splits
+    FROM (SELECT min(w.phase) AS first_phase
+          FROM (SELECT a.phase, array_agg(a.weight ORDER BY a.ordinal) AS weights FROM @extschema@.experiment_arm a
+                WHERE a.experiment = _health_weights.experiment GROUP BY a.phase) w
+          WHERE EXISTS (SELECT FROM @extschema@._exposed_users(_health_weights.experiment) u WHERE u.phase = w.phase)
+          GROUP BY w.weights) s;
+    RETURN QUERY SELECT 'weights', CASE WHEN splits.number > 1 THEN 'alarm' ELSE 'ok' END, splits.number::float8,
+        jsonb_build_object('from_phase', CASE WHEN splits.number > 1 THEN splits.newest END),
+        'Different weights under which users came. More than one: early and late users are unevenly spread over the variants, which alone may look '
+        || 'like an effect. Ask experiment_results with from_phase.';
+END
+$$;
+COMMENT ON FUNCTION _health_weights IS 'Whether users of phases with different weights are pooled';
+REVOKE ALL ON FUNCTION _health_weights FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_weights TO finetune_analyst;
+
 CREATE FUNCTION _health_exposure(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -59,7 +84,8 @@ DECLARE
     exposed record;
 BEGIN
     SELECT count(*) AS users,
-           count(*) FILTER (WHERE u.variants > 1) AS doubly,
+           count(*) FILTER (WHERE u.doubled) AS doubly,
+           count(*) FILTER (WHERE NOT u.doubled AND u.switched_at IS NOT NULL) AS moved,
            count(*) FILTER (WHERE NOT EXISTS (
                SELECT FROM @extschema@.experiment_arm a
                WHERE a.experiment = _health_exposure.experiment AND a.variant = u.variant AND NOT isempty(a.buckets))) AS leaked,
@@ -74,8 +100,9 @@ BEGIN
          'Users logged in a variant that no bucket leads to: the application serves something assign_variant never said.'),
         ('double_exposure',
          CASE WHEN exposed.users = 0 THEN 'not enough data' WHEN exposed.doubly > 0.01 * exposed.users THEN 'alarm' ELSE 'ok' END,
-         exposed.doubly::float8 / nullif(exposed.users, 0), jsonb_build_object('users', exposed.doubly),
-         'Share of users who saw both variants; they are left out of the results. Above 1 % the user id is not stable.'),
+         exposed.doubly::float8 / nullif(exposed.users, 0), jsonb_build_object('users', exposed.doubly, 'moved_between_phases', exposed.moved),
+         'Share of users who saw two variants in one phase; they are left out of the results. Above 1 % the user id is not stable. '
+         || 'Who was moved by new weights counts until then.'),
         ('start',
          CASE WHEN exposed.days_apart IS NULL THEN 'not enough data' WHEN exposed.days_apart > 1 THEN 'alarm' ELSE 'ok' END,
          exposed.days_apart::float8, NULL,
@@ -91,25 +118,28 @@ RETURNS TABLE (check_name text, verdict text, value double precision, detail jso
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    by_team boolean := @extschema@._draws_teams(experiment);
 BEGIN
     RETURN QUERY
     WITH served AS (
         -- A user's assignment is constant within a phase: one look each is enough.
-        SELECT l.user_id, l.model_variant, l.model_id, min(l.shown_at) AS shown_at, count(*) AS items
+        SELECT CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, l.model_variant, l.model_id,
+               min(l.shown_at) AS shown_at, count(*) AS items
         FROM @extschema@.model_performance_log l
         WHERE l.experiment = _health_served.experiment
-        GROUP BY l.user_id, l.phase, l.model_variant, l.model_id
+        GROUP BY 1, l.phase, l.model_variant, l.model_id
     ), wrong AS (
         SELECT s.*, a.variant AS assigned, a.model_id AS assigned_model
         FROM served s
-        CROSS JOIN LATERAL @extschema@._resolve_assignment(s.user_id, _health_served.experiment, s.shown_at) a
+        CROSS JOIN LATERAL @extschema@._resolve_assignment(s.unit_id, _health_served.experiment, s.shown_at) a
         WHERE (a.variant, a.in_experiment) IS DISTINCT FROM (s.model_variant, true)
            OR (s.model_id IS NOT NULL AND s.model_id <> a.model_id)
     )
     SELECT 'served', CASE WHEN count(*) > 0 THEN 'alarm' ELSE 'ok' END, coalesce(sum(w.items), 0)::float8,
-           (SELECT to_jsonb(f) FROM (SELECT x.user_id, x.shown_at, x.model_variant AS served, x.model_id AS served_model,
+           (SELECT to_jsonb(f) FROM (SELECT x.unit_id AS user_id, x.shown_at, x.model_variant AS served, x.model_id AS served_model,
                                             x.assigned, x.assigned_model
-                                     FROM wrong x ORDER BY x.shown_at, x.user_id LIMIT 1) f),
+                                     FROM wrong x ORDER BY x.shown_at, x.unit_id LIMIT 1) f),
            'Items whose logged variant or model is not what was assigned at that time; the first is shown. Any: label and model disagree somewhere.'
     FROM wrong w;
 END
@@ -144,6 +174,43 @@ COMMENT ON FUNCTION _health_pending IS 'Share of items without an outcome, per v
 REVOKE ALL ON FUNCTION _health_pending FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _health_pending TO finetune_analyst;
 
+CREATE FUNCTION _health_outcomes(experiment text)
+RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    rules @extschema@.experiment;
+    seen record;
+BEGIN
+    SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _health_outcomes.experiment;
+    SELECT count(*) AS outcomes,
+           count(*) FILTER (WHERE l.actioned_at < l.shown_at) AS before_exposure,
+           count(*) FILTER (WHERE l.actioned_at >= l.shown_at AND l.actioned_at > w.ends) AS late,
+           count(*) FILTER (WHERE l.actioned_at >= l.shown_at AND l.actioned_at <= w.ends AND l.actioned_at > b.switched_at) AS after_switch,
+           count(*) FILTER (WHERE l.actioned_at IS NULL) AS untimed
+    INTO seen
+    FROM @extschema@.model_performance_log l
+    LEFT JOIN @extschema@._unit_bounds(rules.name, rules.attribution, NULL) b
+        ON b.unit_id = CASE rules.unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END
+    CROSS JOIN LATERAL (SELECT CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE b.first_shown END + rules.outcome_window) w (ends)
+    WHERE l.experiment = rules.name AND l.user_action IS NOT NULL;
+    RETURN QUERY
+    SELECT 'outcomes',
+           CASE WHEN seen.outcomes < 100 THEN 'not enough data'
+                WHEN seen.before_exposure + seen.late + seen.after_switch > 0.1 * seen.outcomes THEN 'alarm' ELSE 'ok' END,
+           (seen.before_exposure + seen.late + seen.after_switch)::float8 / nullif(seen.outcomes, 0),
+           jsonb_build_object('outcome_window', CASE WHEN isfinite(rules.outcome_window) THEN rules.outcome_window::text END,
+               'attribution', rules.attribution, 'outcomes', seen.outcomes, 'before_exposure', seen.before_exposure, 'late', seen.late,
+               'after_switch', seen.after_switch, 'without_time', seen.untimed),
+           'Share of actions that count as none: from before the item was shown, later than the outcome window, or after new weights moved the user. '
+           || 'More than 10 %: the window is short for these users, or clocks disagree.';
+END
+$$;
+COMMENT ON FUNCTION _health_outcomes IS 'Actions that are not attributed to the experiment, and why';
+REVOKE ALL ON FUNCTION _health_outcomes FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _health_outcomes TO finetune_analyst;
+
 CREATE FUNCTION experiment_health(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -155,8 +222,10 @@ BEGIN
     RETURN QUERY
     SELECT * FROM @extschema@._health_exposure(experiment_health.experiment)
     UNION ALL SELECT * FROM @extschema@._health_split(experiment_health.experiment)
+    UNION ALL SELECT * FROM @extschema@._health_weights(experiment_health.experiment)
     UNION ALL SELECT * FROM @extschema@._health_served(experiment_health.experiment)
-    UNION ALL SELECT * FROM @extschema@._health_pending(experiment_health.experiment);
+    UNION ALL SELECT * FROM @extschema@._health_pending(experiment_health.experiment)
+    UNION ALL SELECT * FROM @extschema@._health_outcomes(experiment_health.experiment);
 END
 $$;
 COMMENT ON FUNCTION experiment_health IS 'Whether the results may be believed: one row per check, verdict ok, alarm or not enough data, and what it means';

@@ -48,6 +48,27 @@ COMMENT ON FUNCTION _provider_server(text) IS 'pg_finetune private: protocol and
 REVOKE ALL ON FUNCTION _provider_server(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _provider_server(text) TO finetune_analyst, finetune_admin;
 
+CREATE FUNCTION _protocol_of(provider text) RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_protocol text := (SELECT s.protocol FROM @extschema@._provider_server(provider) s);
+BEGIN
+    IF v_protocol IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('provider "%s" does not exist', provider),
+            DETAIL = format('Known providers: %s.', (
+                SELECT string_agg(quote_ident(p.name), ', ' ORDER BY p.name <> 'builtin', p.name)
+                FROM (SELECT 'builtin' UNION ALL
+                      SELECT s.srvname::text FROM pg_foreign_server s
+                      JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'pg_finetune') p(name))),
+            HINT = 'Use provider => ''builtin'', or CREATE SERVER ... FOREIGN DATA WRAPPER pg_finetune first.';
+    END IF;
+    RETURN v_protocol;
+END $$;
+COMMENT ON FUNCTION _protocol_of(text) IS 'pg_finetune private: protocol of a provider, ERROR 42704 when there is no such server';
+REVOKE ALL ON FUNCTION _protocol_of(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _protocol_of(text) TO finetune_analyst, finetune_admin;
+
 CREATE FUNCTION _check_provider_use(provider text, owner text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -63,6 +84,8 @@ BEGIN
             DETAIL = 'The key of a provider stands in the user mapping of the role that owns the job, or of PUBLIC.',
             HINT = format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (api_key_env ''...'');', owner, provider);
     END IF;
+    PERFORM @extschema@._check_key_origin(provider, owner,
+        (SELECT @extschema@._provider_origin(s.srvoptions) FROM pg_foreign_server s WHERE s.srvname = provider));
 END $$;
 COMMENT ON FUNCTION _check_provider_use(text, text) IS 'pg_finetune private: ERROR unless the role may use the provider and has a key for it';
 REVOKE ALL ON FUNCTION _check_provider_use(text, text) FROM PUBLIC;
@@ -70,21 +93,9 @@ GRANT EXECUTE ON FUNCTION _check_provider_use(text, text) TO finetune_admin;
 
 CREATE FUNCTION _check_provider_can_train(provider text, base_model text, method text, owner text DEFAULT current_user) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    v_protocol text;
 BEGIN
     IF provider <> 'builtin' THEN
-        SELECT s.protocol INTO v_protocol FROM @extschema@._provider_server(provider) s;
-        IF v_protocol IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-                MESSAGE = format('provider "%s" does not exist', provider),
-                DETAIL = format('Known providers: %s.', (
-                    SELECT string_agg(quote_ident(p.name), ', ' ORDER BY p.name <> 'builtin', p.name)
-                    FROM (SELECT 'builtin' UNION ALL
-                          SELECT s.srvname::text FROM pg_foreign_server s
-                          JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'pg_finetune') p(name))),
-                HINT = 'Use provider => ''builtin'', or CREATE SERVER ... FOREIGN DATA WRAPPER pg_finetune first.';
-        END IF;
+        PERFORM @extschema@._protocol_of(provider);
         PERFORM @extschema@._check_provider_use(provider, owner);
         IF base_model IS NULL OR base_model IN ('', 'base') THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -125,7 +136,7 @@ REVOKE ALL ON FUNCTION _check_parameters(text, text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _check_parameters(text, text, jsonb) TO finetune_admin;
 
 CREATE FUNCTION _submit_job(owner text, dataset text, provider text, base_model text, method text, hyperparameters jsonb, seed bigint,
-                            timeout interval, max_usd numeric) RETURNS uuid
+                            timeout interval, max_usd numeric, validation double precision DEFAULT NULL) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_dataset uuid := @extschema@._dataset_id(dataset);
@@ -134,8 +145,8 @@ BEGIN
     PERFORM @extschema@._check_provider_can_train(provider, base_model, method, owner);
     PERFORM @extschema@._check_parameters(provider, method, hyperparameters);
     INSERT INTO @extschema@.fine_tuning_job
-        (dataset_id, provider, base_model, method, hyperparameters, seed, deadline_at, owner, max_usd, phase, base_url)
-    VALUES (v_dataset, provider, base_model, method, hyperparameters, seed, now() + timeout, owner, max_usd,
+        (dataset_id, provider, base_model, method, hyperparameters, seed, deadline_at, owner, max_usd, validation_share, phase, base_url)
+    VALUES (v_dataset, provider, base_model, method, hyperparameters, seed, now() + timeout, owner, max_usd, validation,
             CASE WHEN provider <> 'builtin' THEN 'prepare' END, (SELECT s.base_url FROM @extschema@._provider_server(provider) s))
     ON CONFLICT DO NOTHING
     RETURNING id INTO v_job;
@@ -152,9 +163,9 @@ BEGIN
     PERFORM @extschema@._wake_worker();
     RETURN v_job;
 END $$;
-COMMENT ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) IS 'pg_finetune private: checks and writes a job in the name of a role';
-REVOKE ALL ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric) TO finetune_admin;
+COMMENT ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric, double precision) IS 'pg_finetune private: checks and writes a job in the name of a role';
+REVOKE ALL ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric, double precision) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _submit_job(text, text, text, text, text, jsonb, bigint, interval, numeric, double precision) TO finetune_admin;
 
 CREATE FUNCTION fine_tune(
     dataset         text,
@@ -164,7 +175,8 @@ CREATE FUNCTION fine_tune(
     hyperparameters jsonb DEFAULT '{}',
     seed            bigint DEFAULT 42,
     timeout         interval DEFAULT '24 hours',
-    max_usd         numeric DEFAULT NULL
+    max_usd         numeric DEFAULT NULL,
+    validation      double precision DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -187,11 +199,17 @@ BEGIN
             DETAIL = 'A job that is estimated to cost more ends before anything is uploaded.',
             HINT = 'Leave it out for no limit.';
     END IF;
-    RETURN @extschema@._submit_job(current_user, dataset, provider, base_model, method, hyperparameters, seed, timeout, max_usd);
+    IF NOT validation BETWEEN 0 AND 0.5 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('validation must be from 0 to 0.5, not %s', validation),
+            DETAIL = 'It is the share of the train side''s texts that a provider gets as validation file and does not train on.',
+            HINT = 'Leave it out for the default of the provider, give 0 for no validation file.';
+    END IF;
+    RETURN @extschema@._submit_job(current_user, dataset, provider, base_model, method, hyperparameters, seed, timeout, max_usd, validation);
 END $$;
-COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) IS
-    'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. At a provider (name of a foreign server) a job estimated above max_usd ends before anything is uploaded. The same job submitted again while open returns the first one''s id';
-GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric) TO finetune_admin;
+COMMENT ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric, double precision) IS
+    'Submits a job that trains a model on a dataset (''name'' = its newest version, or ''name:version'') and returns its id at once; the worker starts it when the transaction commits. At a provider (name of a foreign server) a job estimated above max_usd ends before anything is uploaded, and validation => 0.1 holds a tenth of the texts back for its validation file. The same job submitted again while open returns the first one''s id';
+GRANT EXECUTE ON FUNCTION fine_tune(text, text, text, text, jsonb, bigint, interval, numeric, double precision) TO finetune_admin;
 
 CREATE FUNCTION _job_state(job uuid) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -259,7 +277,8 @@ BEGIN
         remote_job_id = CASE WHEN r.same_run THEN j.remote_job_id END,
         raw_status = CASE WHEN r.same_run THEN j.raw_status END,
         looks = 0, failures = 0, failing_since = NULL, cancel_sent_at = NULL, duplicates = '{}', serving_state = 'none',
-        billed_usd = NULL, trained_tokens = NULL,
+        billed_usd = NULL, trained_tokens = NULL, checkpoints = NULL,
+        validation_bytes = CASE WHEN r.same_run THEN j.validation_bytes END, validation_rows = CASE WHEN r.same_run THEN j.validation_rows END,
         error_code = NULL, error_message = NULL, error_hint = NULL, started_at = NULL, finished_at = NULL
     FROM (-- Not known to have ended there, although it has here: taken up again, not paid for again.
           SELECT i.id, i.state = 'expired' AND i.intent_at IS NOT NULL AS same_run
@@ -319,7 +338,8 @@ SELECT j.id,
        g.verdict,
        COALESCE(j.error_message, g.reason) AS outcome,
        j.error_code, j.error_hint, j.attempt, j.seed, j.owner, j.created_at, j.started_at, j.finished_at,
-       j.base_model, j.raw_status, j.remote_job_id, j.serving_state, j.estimated_usd, j.max_usd
+       j.base_model, j.raw_status, j.remote_job_id, j.serving_state, j.estimated_usd, j.max_usd,
+       j.train_rows, j.validation_rows, j.checkpoints
 FROM @extschema@.fine_tuning_job j
 JOIN @extschema@.dataset d ON d.id OPERATOR(pg_catalog.=) j.dataset_id
 LEFT JOIN LATERAL @extschema@._gate(j.model_id) g ON true;

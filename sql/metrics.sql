@@ -54,6 +54,40 @@ COMMENT ON FUNCTION _refuse_scores IS 'pg_finetune private: says which scores ar
 REVOKE ALL ON FUNCTION _refuse_scores FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _refuse_scores TO finetune_analyst;
 
+-- Inlined by the planner: one rule of what counts, for metrics, results and curves. An action without a time counts.
+CREATE FUNCTION _attributed(user_action text, shown_at timestamptz, actioned_at timestamptz, ends timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN ends IS NULL THEN user_action
+                WHEN actioned_at OPERATOR(pg_catalog.<) shown_at OR actioned_at OPERATOR(pg_catalog.>) ends THEN NULL
+                ELSE user_action END;
+END;
+COMMENT ON FUNCTION _attributed IS 'pg_finetune private: the action, where it came after the item was shown and not after the end of its window; NULL = no window';
+REVOKE ALL ON FUNCTION _attributed FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _attributed TO finetune_analyst;
+
+CREATE FUNCTION _outcome_window(experiment text) RETURNS interval
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT e.outcome_window FROM @extschema@.experiment e WHERE e.name = _outcome_window.experiment);
+END
+$$;
+COMMENT ON FUNCTION _outcome_window IS 'pg_finetune private: how long after an item was shown an action counts in an experiment; NULL without one';
+REVOKE ALL ON FUNCTION _outcome_window FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _outcome_window TO finetune_analyst;
+
+CREATE FUNCTION _draws_teams(experiment text) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM @extschema@.experiment e WHERE e.name = _draws_teams.experiment AND e.unit = 'team_id');
+END
+$$;
+COMMENT ON FUNCTION _draws_teams IS 'pg_finetune private: whether an experiment draws teams, so that statistics count teams instead of users';
+REVOKE ALL ON FUNCTION _draws_teams FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _draws_teams TO finetune_analyst;
+
 CREATE AGGREGATE _merged_scores(state bytea) (
     SFUNC = @extschema@._score_combine, STYPE = bytea, COMBINEFUNC = @extschema@._score_combine, PARALLEL = SAFE
 );
@@ -69,15 +103,18 @@ RETURNS TABLE (variant text, day date, shown bigint, resolved bigint, saved bigi
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    counted_for interval := @extschema@._outcome_window(experiment);
 BEGIN
-    -- Few different combinations of action, suggestion and bucket: counting those costs one count a row instead of twenty.
+    -- Few different combinations of action, suggestion and bucket: counting those costs one count a row instead of twenty. They are told
+    -- apart by booleans, which the planner knows to have two values each: of a score it expects as many groups as rows, and sorts them.
     RETURN QUERY
     WITH combination AS (
         SELECT l.model_variant AS variant,
                CASE WHEN day_zone IS NOT NULL THEN (l.shown_at AT TIME ZONE day_zone)::date END AS day,
-               l.user_action AS action, coalesce(s.score >= threshold, false) AS suggested,
-               CASE WHEN s.score < 0 THEN 9 WHEN s.score < 0.2 THEN 1 WHEN s.score < 0.4 THEN 2 WHEN s.score < 0.6 THEN 3
-                    WHEN s.score < 0.8 THEN 4 WHEN s.score <= 1 THEN 5 WHEN s.score > 1 THEN 9 END AS bucket,
+               a.action = 'saved' AS saved, a.action = 'skipped' AS skipped, coalesce(s.score >= threshold, false) AS suggested,
+               s.score < 0.2 AS below_2, s.score < 0.4 AS below_4, s.score < 0.6 AS below_6, s.score < 0.8 AS below_8,
+               s.score >= 0 AND s.score <= 1 AS inside,
                count(*) AS items, sum(s.score) AS score,
                count(*) FILTER (WHERE l.propensity > 0 AND l.propensity <= 1) AS known,
                sum(1 / l.propensity) FILTER (WHERE l.propensity > 0 AND l.propensity <= 1) AS ips,
@@ -85,6 +122,7 @@ BEGIN
         FROM @extschema@.model_performance_log l
         -- Postgres sorts NaN above every number; it is no suggestion.
         CROSS JOIN LATERAL (SELECT nullif(l.relevance_score, 'NaN')) s (score)
+        CROSS JOIN LATERAL (SELECT @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for)) a (action)
         -- What is still pending has waited so far; an action without a time tells nothing about the wait.
         CROSS JOIN LATERAL (
             SELECT CASE WHEN l.user_action IS NULL THEN false WHEN l.actioned_at IS NOT NULL THEN true END,
@@ -92,9 +130,14 @@ BEGIN
         ) w (ended, seconds)
         WHERE (_impressions.experiment IS NULL OR l.experiment = _impressions.experiment)
           AND (since IS NULL OR l.shown_at >= since) AND (until IS NULL OR l.shown_at < until)
-        GROUP BY 1, 2, 3, 4, 5
+        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    ), named AS (
+        SELECT c.*, CASE WHEN c.saved THEN 'saved' WHEN c.skipped THEN 'skipped' WHEN NOT c.skipped THEN 'snipped' END AS action,
+               CASE WHEN NOT c.inside THEN 9 WHEN c.below_2 THEN 1 WHEN c.below_4 THEN 2 WHEN c.below_6 THEN 3 WHEN c.below_8 THEN 4
+                    WHEN NOT c.below_8 THEN 5 END AS bucket
+        FROM combination c
     ), judged AS (
-        SELECT c.*, coalesce(c.action = ANY (positive), false) AS hit FROM combination c
+        SELECT n.*, coalesce(n.action = ANY (positive), false) AS hit FROM named n
     ), summed AS (
         SELECT j.variant, j.day, sum(j.items)::bigint AS shown, sum(j.items) FILTER (WHERE j.action IS NOT NULL) AS resolved,
                sum(j.items) FILTER (WHERE j.action = 'saved') AS saved,

@@ -62,6 +62,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     chosen bigint := seed;
+    by_team boolean := @extschema@._draws_teams(experiment);
 BEGIN
     PERFORM @extschema@._require_role('time_to_process', 'finetune_analyst');
     IF time_to_process.experiment IS NOT NULL THEN
@@ -70,14 +71,14 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH wait AS (
-        SELECT l.model_variant AS variant, l.user_id, l.user_action IS NOT NULL AS ended,
+        SELECT l.model_variant AS variant, CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, l.user_action IS NOT NULL AS ended,
                greatest(date_part('epoch', CASE WHEN l.user_action IS NULL THEN now() ELSE l.actioned_at END - l.shown_at), 0) AS seconds
         FROM @extschema@.model_performance_log l
         WHERE (time_to_process.experiment IS NULL OR l.experiment = time_to_process.experiment)
           AND (since IS NULL OR l.shown_at >= since) AND (until IS NULL OR l.shown_at < until)
           AND (l.user_action IS NULL OR l.actioned_at IS NOT NULL)
     ), numbered AS (
-        SELECT w.*, (dense_rank() OVER (PARTITION BY w.variant ORDER BY w.user_id COLLATE "C"))::integer - 1 AS number FROM wait w
+        SELECT w.*, (dense_rank() OVER (PARTITION BY w.variant ORDER BY w.unit_id COLLATE "C"))::integer - 1 AS number FROM wait w
     ), arm AS (
         SELECT n.variant, max(n.number)::bigint + 1 AS users, count(*) FILTER (WHERE n.ended) AS resolved,
                count(*) FILTER (WHERE NOT n.ended) AS pending, max(n.seconds) AS longest,
@@ -110,6 +111,8 @@ RETURNS TABLE (variant text, users bigint, users_without_relevant bigint, ndcg d
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    counted_for interval := @extschema@._outcome_window(experiment);
 BEGIN
     PERFORM @extschema@._require_role('ranking_metrics', 'finetune_analyst');
     PERFORM @extschema@._check_actions(positive);
@@ -118,12 +121,13 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH list AS (
-        SELECT l.model_variant AS variant, l.user_id, array_agg((l.user_action = ANY (positive))::integer::float8) AS relevance,
-               array_agg(l.relevance_score) AS score, bool_or(l.user_action = ANY (positive)) AS any_relevant
+        SELECT l.model_variant AS variant, l.user_id, array_agg((a.action = ANY (positive))::integer::float8) AS relevance,
+               array_agg(l.relevance_score) AS score, bool_or(a.action = ANY (positive)) AS any_relevant
         FROM @extschema@.model_performance_log l
+        CROSS JOIN LATERAL (SELECT @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for)) a (action)
         WHERE (ranking_metrics.experiment IS NULL OR l.experiment = ranking_metrics.experiment)
           AND (since IS NULL OR l.shown_at >= since) AND (until IS NULL OR l.shown_at < until)
-          AND l.user_action IS NOT NULL
+          AND a.action IS NOT NULL
         GROUP BY l.model_variant, l.user_id
     ), measured AS (
         SELECT l.variant, l.any_relevant, @extschema@.ndcg(l.relevance, l.score, ranking_metrics.k) AS ndcg,

@@ -4,10 +4,11 @@
 CREATE FUNCTION _guard_owner() RETURNS trigger
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_owner text := to_jsonb(NEW) ->> TG_ARGV[0];
+    v_row   record := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    v_owner text := to_jsonb(v_row) ->> TG_ARGV[0];
 BEGIN
     IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
-        RETURN NEW;
+        RETURN v_row;
     END IF;
     IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = v_owner) OR NOT pg_has_role(current_user, v_owner::name, 'MEMBER') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
@@ -15,7 +16,7 @@ BEGIN
             DETAIL = 'Jobs use the providers and keys of the role that owns them.',
             HINT = 'Leave the owner as it is; who wants a job of their own calls fine_tune().';
     END IF;
-    RETURN NEW;
+    RETURN v_row;
 END $$;
 COMMENT ON FUNCTION _guard_owner() IS 'pg_finetune private: nobody makes a row in the name of a role that they are no member of';
 REVOKE ALL ON FUNCTION _guard_owner() FROM PUBLIC;
@@ -24,6 +25,9 @@ CREATE TRIGGER guard_owner BEFORE INSERT OR UPDATE OF owner, base_url, provider 
     FOR EACH ROW EXECUTE FUNCTION _guard_owner('owner');
 CREATE TRIGGER guard_owner BEFORE INSERT OR UPDATE OF created_by, provider ON retraining_schedule
     FOR EACH ROW EXECUTE FUNCTION _guard_owner('created_by');
+
+CREATE TRIGGER guard_owner BEFORE INSERT OR UPDATE OR DELETE ON key_origin
+    FOR EACH ROW EXECUTE FUNCTION _guard_owner('owner');
 
 CREATE FUNCTION _claim_provider_job(busy text[]) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -70,6 +74,8 @@ BEGIN
         'cancel_requested', v_job.cancel_requested, 'past_deadline', v_job.deadline_at < clock_timestamp(),
         'cancel_sent_for', extract(epoch FROM clock_timestamp() - v_job.cancel_sent_at),
         'train_bytes', v_job.train_bytes, 'train_rows', v_job.train_rows, 'train_tokens', v_job.train_tokens, 'max_usd', v_job.max_usd,
+        'validation_share', v_job.validation_share, 'validation_bytes', v_job.validation_bytes, 'validation_rows', v_job.validation_rows,
+        'estimated_usd', v_job.estimated_usd,
         'known_event', (SELECT e.data ->> 'remote_id' FROM @extschema@.fine_tuning_event e
                         WHERE e.job_id = v_job.id AND e.data ? 'remote_id' ORDER BY e.id DESC LIMIT 1),
         'provider_failures', COALESCE((SELECT h.failures FROM @extschema@.provider_health h
@@ -123,6 +129,19 @@ COMMENT ON FUNCTION _register_provider_model(fine_tuning_job, text) IS 'pg_finet
 REVOKE ALL ON FUNCTION _register_provider_model(fine_tuning_job, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _register_provider_model(fine_tuning_job, text) TO finetune_admin;
 
+CREATE FUNCTION _note_erasure(job uuid, problem text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.erasure_request e
+    SET last_error = problem,
+        done_at = CASE WHEN problem IS NULL THEN clock_timestamp() END,
+        outcome = CASE WHEN problem IS NULL THEN 'the provider has no file of this job any more' END
+    WHERE e.job_id = job AND e.done_at IS NULL;
+END $$;
+COMMENT ON FUNCTION _note_erasure(uuid, text) IS 'pg_finetune private: the files of a job are deleted at its provider, or the reason why they may still be there';
+REVOKE ALL ON FUNCTION _note_erasure(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _note_erasure(uuid, text) TO finetune_admin;
+
 CREATE FUNCTION _settle(job uuid, token bigint, change jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -140,6 +159,7 @@ BEGIN
     SELECT r.* INTO c FROM jsonb_to_record(jsonb_strip_nulls(change)) r (
         phase text, state text, stage text, wait_ms bigint, remote jsonb, forget_remote boolean, remote_job_id text, duplicates jsonb, raw_status text, intent_over boolean,
         looks int, failures int, cancel_sent boolean, train_bytes bigint, train_rows bigint, train_tokens bigint, trained_tokens bigint,
+        validation_bytes bigint, validation_rows bigint, checkpoints jsonb,
         estimated_usd numeric, billed_usd numeric, progress double precision, step bigint, loss double precision, model text, serving text,
         problem jsonb, lines jsonb, remote_events jsonb);
     v_open := @extschema@._job_is_open(v_job.state);
@@ -162,6 +182,8 @@ BEGIN
         cancel_sent_at = CASE WHEN c.cancel_sent THEN COALESCE(j.cancel_sent_at, clock_timestamp()) ELSE j.cancel_sent_at END,
         train_bytes = COALESCE(c.train_bytes, j.train_bytes), train_rows = COALESCE(c.train_rows, j.train_rows),
         train_tokens = COALESCE(c.train_tokens, j.train_tokens), trained_tokens = COALESCE(c.trained_tokens, j.trained_tokens),
+        validation_bytes = COALESCE(c.validation_bytes, j.validation_bytes), validation_rows = COALESCE(c.validation_rows, j.validation_rows),
+        checkpoints = COALESCE(c.checkpoints, j.checkpoints),
         estimated_usd = COALESCE(c.estimated_usd, j.estimated_usd), billed_usd = COALESCE(c.billed_usd, j.billed_usd),
         progress = CASE WHEN v_ends AND c.state = 'succeeded' THEN 1 WHEN c.progress IS NULL THEN j.progress ELSE LEAST(GREATEST(c.progress, 0), 1) END,
         step = COALESCE(c.step, j.step), loss = COALESCE(c.loss, j.loss),
@@ -179,10 +201,15 @@ BEGIN
     SELECT job, CASE WHEN l ->> 'level' IN ('info', 'warning', 'error') THEN l ->> 'level' ELSE 'info' END, left(l ->> 'message', 1000),
            jsonb_strip_nulls(jsonb_build_object('remote_id', l -> 'id', 'remote_at', l -> 'at', 'step', l -> 'step', 'loss', l -> 'loss', 'data', l -> 'data'))
     FROM jsonb_array_elements(c.remote_events) l;
+    IF v_job.phase = 'clean' AND c.phase IS NULL THEN
+        PERFORM @extschema@._note_erasure(job, c.problem ->> 'message');
+    END IF;
     IF v_ends THEN
         PERFORM @extschema@._event(job, CASE WHEN c.state IN ('succeeded', 'cancelled') THEN 'info' ELSE 'error' END,
             COALESCE(c.problem ->> 'message', c.stage, c.state), CASE WHEN v_model IS NOT NULL THEN jsonb_build_object('model', v_model, 'provider_model', c.model) END);
         PERFORM @extschema@._book_cost(job);
+        -- Whatever waits for its end, the run of a schedule for example, goes on at once.
+        PERFORM @extschema@._wake_worker();
     END IF;
     RETURN true;
 END $$;
@@ -206,12 +233,13 @@ CREATE FUNCTION _estimate_usd(job uuid, tokens bigint) RETURNS numeric
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT tokens * COALESCE((SELECT e.value::numeric FROM jsonb_each_text(j.hyperparameters) e
-                                      WHERE e.key IN ('n_epochs', 'epochs', 'epochCount', 'train_epochs') AND e.value ~ '^[0-9]+$' LIMIT 1), 3)
+                                      WHERE e.key IN ('n_epochs', 'epochs', 'epochCount', 'train_epochs') AND e.value ~ '^[0-9]+$' LIMIT 1),
+                                     @extschema@._default_epochs((SELECT s.protocol FROM @extschema@._provider_server(j.provider) s)))
                    * @extschema@._price(j.provider, j.base_model) / 1000000
             FROM @extschema@.fine_tuning_job j
             WHERE j.id = job);
 END $$;
-COMMENT ON FUNCTION _estimate_usd(uuid, bigint) IS 'pg_finetune private: tokens of the training file x epochs (3 unless named) x price of provider_price, NULL without a price';
+COMMENT ON FUNCTION _estimate_usd(uuid, bigint) IS 'pg_finetune private: tokens of the training file x epochs (the protocol''s own number unless named) x price of provider_price, NULL without a price';
 REVOKE ALL ON FUNCTION _estimate_usd(uuid, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _estimate_usd(uuid, bigint) TO finetune_admin;
 
@@ -257,6 +285,39 @@ END $$;
 COMMENT ON FUNCTION _next_provider_step() IS 'pg_finetune private: when the next request to a provider is due, NULL = never';
 REVOKE ALL ON FUNCTION _next_provider_step() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _next_provider_step() TO finetune_analyst, finetune_admin;
+
+CREATE FUNCTION _begin_erasures() RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH due AS (
+        SELECT e.id, e.job_id FROM @extschema@.erasure_request e
+        JOIN @extschema@.fine_tuning_job j ON j.id = e.job_id
+        WHERE e.done_at IS NULL AND e.retry_at <= clock_timestamp() AND j.phase IS NULL AND NOT @extschema@._job_is_open(j.state)
+        FOR UPDATE OF j SKIP LOCKED
+    ), begun AS (
+        UPDATE @extschema@.erasure_request e
+        SET tries = e.tries + 1, retry_at = clock_timestamp() + LEAST(interval '30 min' * power(2, LEAST(e.tries, 10)), interval '1 day')
+        FROM due d WHERE e.id = d.id
+    )
+    UPDATE @extschema@.fine_tuning_job j
+    SET phase = 'clean', remote = CASE WHEN jsonb_typeof(j.remote) = 'object' THEN j.remote - 'clean' END,
+        token = NULL, failures = 0, failing_since = NULL, attempt = 0, due_at = clock_timestamp()
+    FROM due d WHERE j.id = d.job_id;
+END $$;
+COMMENT ON FUNCTION _begin_erasures() IS 'pg_finetune private: sends jobs whose files hold texts of a forgotten user back to the step that deletes them at the provider';
+REVOKE ALL ON FUNCTION _begin_erasures() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _begin_erasures() TO finetune_admin;
+
+CREATE FUNCTION _next_erasure() RETURNS timestamptz
+    LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT min(e.retry_at) FROM @extschema@.erasure_request e
+            JOIN @extschema@.fine_tuning_job j ON j.id = e.job_id
+            WHERE e.done_at IS NULL AND j.phase IS NULL AND NOT @extschema@._job_is_open(j.state));
+END $$;
+COMMENT ON FUNCTION _next_erasure() IS 'pg_finetune private: when files of a forgotten user are to be deleted at a provider next, NULL = never';
+REVOKE ALL ON FUNCTION _next_erasure() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _next_erasure() TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION _look_before_sending() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$

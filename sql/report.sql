@@ -7,6 +7,8 @@ RETURNS TABLE (day date, base_users bigint, fine_tuned_users bigint, base_estima
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    rules @extschema@.experiment;
 BEGIN
     PERFORM @extschema@._require_role('experiment_effect_daily', 'finetune_analyst');
     PERFORM @extschema@._require_experiment(experiment_effect_daily.experiment);
@@ -19,26 +21,31 @@ BEGIN
             DETAIL = 'There are save_rate, skip_rate, snip_rate, precision and false_suggestion_rate.',
             HINT = 'metric => ''save_rate'' is the default.';
     END IF;
+    SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = experiment_effect_daily.experiment;
     RETURN QUERY
     WITH item AS (
-        SELECT l.user_id, l.model_variant AS variant, (l.shown_at AT TIME ZONE time_zone)::date AS day,
-               CASE experiment_effect_daily.metric
-                   WHEN 'save_rate' THEN l.user_action = 'saved' WHEN 'skip_rate' THEN l.user_action = 'skipped'
-                   WHEN 'snip_rate' THEN l.user_action = 'snipped' WHEN 'precision' THEN l.user_action = ANY (positive)
-                   ELSE l.user_action = 'skipped' END AS hit
+        -- What counts is what _ratio_sums() counts.
+        SELECT u.unit_id, l.model_variant AS variant, (l.shown_at AT TIME ZONE time_zone)::date AS day, l.relevance_score,
+               @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, least(w.ends, u.switched_at)) AS action
         FROM @extschema@.model_performance_log l
+        JOIN @extschema@._exposed_users(experiment_effect_daily.experiment) u
+            ON u.unit_id = CASE rules.unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END
+        CROSS JOIN LATERAL (SELECT CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE u.first_shown END + rules.outcome_window) w (ends)
         WHERE l.experiment = experiment_effect_daily.experiment AND l.model_variant IN ('base', 'fineTuned')
-          AND (experiment_effect_daily.metric LIKE '%rate' AND experiment_effect_daily.metric <> 'false_suggestion_rate'
-               OR l.user_action IS NOT NULL AND l.relevance_score >= threshold AND l.relevance_score <> 'NaN')
+          AND NOT u.doubled AND (u.switched_at IS NULL OR l.shown_at < u.switched_at) AND l.shown_at <= w.ends
     ), counted AS (
-        SELECT i.variant, i.user_id, i.day, count(*) FILTER (WHERE i.hit) AS m, count(*) AS d
+        SELECT i.variant, i.unit_id, i.day, count(*) AS d,
+               count(*) FILTER (WHERE CASE experiment_effect_daily.metric
+                   WHEN 'save_rate' THEN i.action = 'saved' WHEN 'skip_rate' THEN i.action = 'skipped'
+                   WHEN 'snip_rate' THEN i.action = 'snipped' WHEN 'precision' THEN i.action = ANY (positive)
+                   ELSE i.action = 'skipped' END) AS m
         FROM item i
-        JOIN @extschema@._exposed_users(experiment_effect_daily.experiment) u ON u.user_id = i.user_id
-        WHERE u.variants = 1 -- who saw both arms is dropped from both
-        GROUP BY i.variant, i.user_id, i.day
+        WHERE experiment_effect_daily.metric = ANY ('{save_rate,skip_rate,snip_rate}')
+           OR i.action IS NOT NULL AND i.relevance_score >= threshold AND i.relevance_score <> 'NaN'
+        GROUP BY i.variant, i.unit_id, i.day
     ), so_far AS (
         SELECT c.*, sum(c.m) OVER w AS all_m, sum(c.d) OVER w AS all_d, row_number() OVER w AS place
-        FROM counted c WINDOW w AS (PARTITION BY c.variant, c.user_id ORDER BY c.day)
+        FROM counted c WINDOW w AS (PARTITION BY c.variant, c.unit_id ORDER BY c.day)
     ), added AS (
         -- What the day adds to the sums over users: squares grow by the difference of the squares.
         SELECT s.variant, s.day, count(*) FILTER (WHERE s.place = 1) AS users, sum(s.m) AS m, sum(s.d) AS d,
@@ -76,6 +83,8 @@ GRANT EXECUTE ON FUNCTION experiment_effect_daily TO finetune_analyst;
 CREATE FUNCTION _report_curves(experiment text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    counted_for interval := @extschema@._outcome_window(experiment);
 BEGIN
     RETURN (
         SELECT coalesce(jsonb_object_agg(v.variant, jsonb_build_object(
@@ -89,7 +98,8 @@ BEGIN
                      @extschema@.calibration_table(k.kept, l.relevance_score) AS bins,
                      @extschema@.expected_calibration_error(k.kept, l.relevance_score) AS calibration_error
               FROM @extschema@.model_performance_log l
-              CROSS JOIN LATERAL (VALUES (l.user_action = ANY ('{saved,snipped}'))) k (kept)
+              CROSS JOIN LATERAL (SELECT @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for)
+                                         = ANY ('{saved,snipped}')) k (kept)
               WHERE l.experiment = _report_curves.experiment
               GROUP BY l.model_variant) v);
 END
@@ -107,6 +117,7 @@ BEGIN
             'name', e.name, 'status', e.status, 'planned_users', e.planned_users, 'shipped', e.shipped_variant,
             'started', to_char(e.started_at AT TIME ZONE 'UTC', 'FMDD FMMonth YYYY'),
             'stopped', to_char(e.stopped_at AT TIME ZONE 'UTC', 'FMDD FMMonth YYYY'),
+            'days', floor(extract(epoch FROM coalesce(e.stopped_at, now()) - e.started_at) / 86400)::bigint,
             'generated', to_char(now() AT TIME ZONE 'UTC', 'FMDD FMMonth YYYY, HH24:MI "UTC"'),
             'metrics', (SELECT coalesce(jsonb_agg(to_jsonb(m) || jsonb_build_object(
                             'wait_median', extract(epoch FROM m.time_to_process_median)::float8,

@@ -16,29 +16,58 @@ COMMENT ON FUNCTION _compare_ratio IS 'Compares two ratios of sums over users: e
 REVOKE ALL ON FUNCTION _compare_ratio FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _compare_ratio TO finetune_analyst;
 
-CREATE FUNCTION _exposed_users(experiment text)
-RETURNS TABLE (user_id text, variant text, variants integer, first_shown timestamptz, phase integer)
+CREATE FUNCTION _exposed_users(experiment text, until timestamptz DEFAULT NULL)
+RETURNS TABLE (unit_id text, variant text, first_shown timestamptz, phase integer, doubled boolean, switched_at timestamptz)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    by_team boolean := @extschema@._draws_teams(experiment);
+BEGIN
+    RETURN QUERY
+    WITH seen AS (
+        SELECT CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, l.model_variant AS variant, coalesce(l.phase, 1) AS phase,
+               min(l.shown_at) AS first_shown
+        FROM @extschema@.model_performance_log l
+        WHERE l.experiment = _exposed_users.experiment AND (until IS NULL OR l.shown_at <= until)
+        GROUP BY 1, 2, 3
+    ), unit AS (
+        SELECT s.unit_id, (array_agg(s.variant ORDER BY s.first_shown, s.variant))[1] AS variant, min(s.first_shown) AS first_shown,
+               (array_agg(s.phase ORDER BY s.first_shown, s.phase))[1] AS phase, count(*) > count(DISTINCT s.phase) AS doubled,
+               array_agg(s.variant) AS variants, array_agg(s.first_shown) AS times
+        FROM seen s
+        WHERE s.unit_id IS NOT NULL
+          AND NOT EXISTS (SELECT FROM @extschema@.experiment_pin p WHERE p.user_id = s.unit_id AND p.experiment = _exposed_users.experiment)
+        GROUP BY s.unit_id
+    )
+    SELECT u.unit_id, u.variant, u.first_shown, u.phase, u.doubled,
+           CASE WHEN cardinality(u.variants) > 1 THEN
+               (SELECT min(x.time) FROM unnest(u.variants, u.times) x (variant, time) WHERE x.variant <> u.variant) END
+    FROM unit u;
+END
+$$;
+COMMENT ON FUNCTION _exposed_users IS 'Users (or teams) of an experiment with their first variant and phase; doubled = saw two variants in one phase; switched_at = first impression of another variant. Pinned testers left out';
+REVOKE ALL ON FUNCTION _exposed_users FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _exposed_users TO finetune_analyst;
+
+CREATE FUNCTION _unit_bounds(experiment text, attribution text, until timestamptz, from_phase integer DEFAULT NULL)
+RETURNS TABLE (unit_id text, first_shown timestamptz, phase integer, doubled boolean, switched_at timestamptz)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY
-    WITH seen AS (
-        SELECT l.user_id, l.model_variant, l.phase, min(l.shown_at) AS first_shown
-        FROM @extschema@.model_performance_log l
-        WHERE l.experiment = _exposed_users.experiment
-        GROUP BY l.user_id, l.model_variant, l.phase
-    )
-    SELECT s.user_id, (array_agg(s.model_variant ORDER BY s.first_shown, s.model_variant))[1],
-           count(DISTINCT s.model_variant)::integer, min(s.first_shown), (array_agg(s.phase ORDER BY s.first_shown, s.phase))[1]
-    FROM seen s
-    WHERE NOT EXISTS (SELECT FROM @extschema@.experiment_pin p WHERE p.user_id = s.user_id AND p.experiment = _exposed_users.experiment)
-    GROUP BY s.user_id;
+    -- Who switches without a change of the sets saw two variants in one phase: that is seen in passing, without this look.
+    IF attribution = 'first_exposure' OR from_phase IS NOT NULL OR EXISTS (
+        SELECT FROM @extschema@.experiment_arm a JOIN @extschema@.experiment_arm b ON b.experiment = a.experiment
+        WHERE a.experiment = _unit_bounds.experiment AND b.phase > a.phase AND b.variant <> a.variant AND a.buckets && b.buckets)
+    THEN
+        RETURN QUERY SELECT u.unit_id, u.first_shown, u.phase, u.doubled, u.switched_at FROM @extschema@._exposed_users(experiment, until) u;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION _exposed_users IS 'Users of an experiment with their first variant and phase and how many variants they saw; pinned testers left out';
-REVOKE ALL ON FUNCTION _exposed_users FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _exposed_users TO finetune_analyst;
+COMMENT ON FUNCTION _unit_bounds IS 'pg_finetune private: from when and until when each user (or team) counts, where an experiment needs more than one look at its log; else none';
+REVOKE ALL ON FUNCTION _unit_bounds FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _unit_bounds TO finetune_analyst;
 
 -- Inlined by the planner: one definition of each metric, for results, plans and CUPED.
 CREATE FUNCTION _metric_counts(shown bigint, saved bigint, skipped bigint, snipped bigint, positives bigint,
@@ -76,25 +105,33 @@ COMMENT ON FUNCTION _higher_is_better IS 'Whether more of a metric is good; refu
 REVOKE ALL ON FUNCTION _higher_is_better FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _higher_is_better TO finetune_analyst;
 
-CREATE FUNCTION _ratio_sums(experiment text, threshold double precision, positive text[], outcome_window interval,
-    until timestamptz DEFAULT NULL)
+CREATE FUNCTION _ratio_sums(experiment text, threshold double precision, positive text[], outcome_window interval DEFAULT NULL,
+    settled boolean DEFAULT false, until timestamptz DEFAULT NULL, from_phase integer DEFAULT NULL)
 RETURNS TABLE (metric text, variant text, sums bigint[])
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    rules @extschema@.experiment;
 BEGIN
+    SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _ratio_sums.experiment;
+    rules.outcome_window := coalesce(_ratio_sums.outcome_window, rules.outcome_window);
     RETURN QUERY
     WITH seen AS (
-        SELECT l.user_id, l.model_variant AS variant,
-               outcome_window IS NULL OR l.shown_at + outcome_window <= coalesce(until, now()) AS counts,
+        SELECT u.unit_id, l.model_variant AS variant,
+               (NOT settled OR w.ends <= least(coalesce(until, now()), b.switched_at)) AND l.shown_at <= w.ends AS counts,
                coalesce(l.relevance_score >= threshold AND l.relevance_score <> 'NaN', false) AS suggested,
-               CASE WHEN (outcome_window IS NULL OR l.actioned_at <= l.shown_at + outcome_window)
-                     AND (until IS NULL OR l.actioned_at <= until) THEN l.user_action END AS action
+               CASE WHEN until IS NULL OR l.actioned_at <= until
+                    THEN @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, least(w.ends, b.switched_at)) END AS action
         FROM @extschema@.model_performance_log l
+        CROSS JOIN LATERAL (SELECT CASE WHEN rules.unit = 'team_id' THEN l.team_id ELSE l.user_id END) u (unit_id)
+        LEFT JOIN @extschema@._unit_bounds(_ratio_sums.experiment, rules.attribution, until, from_phase) b ON b.unit_id = u.unit_id
+        CROSS JOIN LATERAL (SELECT CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE b.first_shown END + rules.outcome_window) w (ends)
         WHERE l.experiment = _ratio_sums.experiment AND (until IS NULL OR l.shown_at <= until)
+          AND (from_phase IS NULL OR b.phase >= from_phase) AND b.doubled IS NOT TRUE AND (b.switched_at IS NULL OR l.shown_at < b.switched_at)
     ), per_variant AS (
         -- The one pass over the log; all that follows is per user.
-        SELECT s.user_id, s.variant, count(*) FILTER (WHERE s.counts) AS shown,
+        SELECT s.unit_id, s.variant, count(*) FILTER (WHERE s.counts) AS shown,
                count(*) FILTER (WHERE s.counts AND s.action = 'saved') AS saved,
                count(*) FILTER (WHERE s.counts AND s.action = 'skipped') AS skipped,
                count(*) FILTER (WHERE s.counts AND s.action = 'snipped') AS snipped,
@@ -103,25 +140,25 @@ BEGIN
                count(*) FILTER (WHERE s.counts AND s.suggested AND s.action = ANY (positive)) AS hits,
                count(*) FILTER (WHERE s.counts AND s.suggested AND s.action = 'skipped') AS misses
         FROM seen s
-        GROUP BY s.user_id, s.variant
-    ), per_user AS (
-        SELECT v.user_id, min(v.variant) AS variant, min(v.shown) AS shown, min(v.saved) AS saved, min(v.skipped) AS skipped,
+        GROUP BY s.unit_id, s.variant
+    ), per_unit AS (
+        SELECT v.unit_id, min(v.variant) AS variant, min(v.shown) AS shown, min(v.saved) AS saved, min(v.skipped) AS skipped,
                min(v.snipped) AS snipped, min(v.positives) AS positives, min(v.resolved) AS resolved, min(v.hits) AS hits,
                min(v.misses) AS misses
         FROM per_variant v
-        GROUP BY v.user_id
+        GROUP BY v.unit_id
         HAVING count(*) = 1 -- who saw both arms is dropped from both
     )
     SELECT r.metric, u.variant,
            ARRAY[count(*), sum(r.m), sum(r.d), sum(r.m * r.m), sum(r.d * r.d), sum(r.m * r.d), max(r.d)]::bigint[]
-    FROM per_user u
+    FROM per_unit u
     CROSS JOIN LATERAL @extschema@._metric_counts(u.shown, u.saved, u.skipped, u.snipped, u.positives, u.resolved, u.hits, u.misses) r
-    WHERE u.shown > 0
-      AND NOT EXISTS (SELECT FROM @extschema@.experiment_pin p WHERE p.user_id = u.user_id AND p.experiment = _ratio_sums.experiment)
+    WHERE u.shown > 0 AND u.unit_id IS NOT NULL
+      AND NOT EXISTS (SELECT FROM @extschema@.experiment_pin p WHERE p.user_id = u.unit_id AND p.experiment = _ratio_sums.experiment)
     GROUP BY r.metric, u.variant;
 END
 $$;
-COMMENT ON FUNCTION _ratio_sums IS 'Sufficient statistics of each metric and variant over users, in whole numbers and one pass over the log';
+COMMENT ON FUNCTION _ratio_sums IS 'Sufficient statistics of each metric and variant over users (or teams), in whole numbers and one pass over the log. outcome_window NULL = that of the experiment; settled = only items whose window is over';
 REVOKE ALL ON FUNCTION _ratio_sums FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _ratio_sums TO finetune_analyst;
 
@@ -146,6 +183,7 @@ DECLARE
         WHEN 'too_concentrated' THEN 'one user makes up more than a tenth of an arm' END;
     is_share boolean := metric <> 'saves_per_user';
 BEGIN
+    label := upper(left(label, 1)) || substr(label, 2);
     IF base IS NULL OR fine_tuned IS NULL THEN
         RETURN format('%s cannot be compared: %s.', label, doubt);
     END IF;
@@ -220,7 +258,8 @@ GRANT EXECUTE ON FUNCTION _is_hybrid TO finetune_analyst;
 CREATE FUNCTION experiment_results(experiment text, alpha double precision DEFAULT 0.05, threshold double precision DEFAULT 0.5,
     positive text[] DEFAULT '{saved,snipped}', outcome_window interval DEFAULT NULL,
     targets jsonb DEFAULT '{"save_rate": 0.2, "false_suggestion_rate": -0.3}', inference text DEFAULT 'sequence',
-    variant text DEFAULT 'fineTuned', until timestamptz DEFAULT NULL)
+    variant text DEFAULT 'fineTuned', until timestamptz DEFAULT NULL, settled boolean DEFAULT false,
+    from_phase integer DEFAULT NULL)
 RETURNS TABLE (metric text, target text, verdict text, reason text, sentence text,
     base_users bigint, fine_tuned_users bigint, base_events bigint, fine_tuned_events bigint,
     base_estimate double precision, fine_tuned_estimate double precision,
@@ -243,7 +282,7 @@ BEGIN
     hybrid := @extschema@._is_hybrid(inference);
     RETURN QUERY
     WITH sums AS MATERIALIZED (
-        SELECT * FROM @extschema@._ratio_sums(experiment_results.experiment, threshold, positive, outcome_window, until)
+        SELECT * FROM @extschema@._ratio_sums(experiment_results.experiment, threshold, positive, outcome_window, settled, until, from_phase)
     ), arms AS (
         SELECT q.*, e.planned_users,
                coalesce((SELECT s.sums FROM sums s WHERE s.metric = q.metric AND s.variant = 'base'), nothing) AS base,
@@ -271,5 +310,5 @@ BEGIN
     ORDER BY c.ordinal;
 END
 $$;
-COMMENT ON FUNCTION experiment_results IS 'One row per metric and target: estimates, difference and lift with intervals that hold however often one looks, and the verdict proved, refuted or open. fixed_* and p_fixed hold at one look at planned_users only, event_* are wrong where users bring several events. outcome_window counts only items shown at least that long ago';
+COMMENT ON FUNCTION experiment_results IS 'One row per metric and target: estimates, difference and lift with intervals that hold however often one looks, and the verdict proved, refuted or open. fixed_* and p_fixed hold at one look at planned_users only, event_* are wrong where users bring several events. outcome_window: how long after an impression an action counts, NULL = as the experiment says; settled counts only items whose window is over, from_phase only users who came in that phase or later';
 GRANT EXECUTE ON FUNCTION experiment_results TO finetune_analyst;

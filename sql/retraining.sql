@@ -17,7 +17,9 @@ CREATE FUNCTION schedule_retraining(
     method             text DEFAULT 'contrastive',
     hyperparameters    jsonb DEFAULT '{}',
     coverage           double precision DEFAULT 1,
-    max_usd            numeric DEFAULT NULL
+    max_usd            numeric DEFAULT NULL,
+    rollout            jsonb DEFAULT NULL,
+    planned_users      integer DEFAULT 5000
 ) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -25,17 +27,17 @@ DECLARE
 BEGIN
     PERFORM @extschema@._require_role('schedule_retraining', 'finetune_admin');
     IF name IS NULL OR name = '' OR cron IS NULL OR time_zone IS NULL OR min_new_examples IS NULL OR min_first_examples IS NULL
-       OR hyperparameters IS NULL OR coverage IS NULL THEN
+       OR hyperparameters IS NULL OR coverage IS NULL OR planned_users IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'a schedule needs a name, and none of its settings may be NULL',
-            DETAIL = 'Only the name has no default.',
+            DETAIL = 'Only the name has no default; max_usd and rollout may be left out.',
             HINT = 'SELECT schedule_retraining(''weekly'');';
     END IF;
-    IF min_new_examples < 0 OR min_first_examples < 0 OR NOT (coverage > 0 AND coverage <= 1) THEN
+    IF min_new_examples < 0 OR min_first_examples < 0 OR NOT (coverage > 0 AND coverage <= 1) OR planned_users < 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a setting of the schedule is out of range',
-            DETAIL = format('min_new_examples %s and min_first_examples %s must be 0 or more, coverage %s above 0 and at most 1.',
-                            min_new_examples, min_first_examples, coverage),
+            DETAIL = format('min_new_examples %s and min_first_examples %s must be 0 or more, coverage %s above 0 and at most 1, planned_users %s 1 or more.',
+                            min_new_examples, min_first_examples, coverage, planned_users),
             HINT = 'Leave a setting out for its default.';
     END IF;
     PERFORM @extschema@._check_provider_can_train(provider, base_model, method);
@@ -46,6 +48,7 @@ BEGIN
             DETAIL = 'It holds for each job of the schedule.',
             HINT = 'Leave it out for no limit.';
     END IF;
+    PERFORM @extschema@._read_rollout(rollout);
     v_next := @extschema@._next_tick(cron, time_zone, now());
     IF v_next IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -54,20 +57,22 @@ BEGIN
             HINT = 'Five fields: minute hour day-of-month month day-of-week; ''0 0 * * 0'' is every Sunday at midnight.';
     END IF;
     INSERT INTO @extschema@.retraining_schedule AS s
-        (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, next_due_at)
-    VALUES (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, v_next)
+        (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, rollout,
+         planned_users, next_due_at)
+    VALUES (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, rollout,
+            planned_users, v_next)
     ON CONFLICT ON CONSTRAINT retraining_schedule_pkey DO UPDATE
     SET cron = excluded.cron, time_zone = excluded.time_zone, min_new_examples = excluded.min_new_examples,
         min_first_examples = excluded.min_first_examples, provider = excluded.provider, base_model = excluded.base_model,
         method = excluded.method, hyperparameters = excluded.hyperparameters, coverage = excluded.coverage, max_usd = excluded.max_usd,
-        created_by = excluded.created_by,
+        rollout = excluded.rollout, planned_users = excluded.planned_users, created_by = excluded.created_by,
         next_due_at = excluded.next_due_at, enabled = true;
     PERFORM @extschema@._wake_worker();
     RETURN v_next;
 END $$;
-COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) IS
-    'Retrains by the clock: dataset, job, gate, experiment. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
-GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric) TO finetune_admin;
+COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer) IS
+    'Retrains by the clock: dataset, job, gate, experiment and, with rollout => rules of start_rollout() as JSON, ramp and promotion. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
+GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer) TO finetune_admin;
 
 CREATE FUNCTION _check_schedule(name text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -115,6 +120,26 @@ END $$;
 COMMENT ON FUNCTION _end_run(text, timestamptz, text, text, text) IS 'pg_finetune private: final state of a run and why';
 REVOKE ALL ON FUNCTION _end_run(text, timestamptz, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _end_run(text, timestamptz, text, text, text) TO finetune_admin;
+
+CREATE FUNCTION _note_run(experiment text, note text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.retraining_run r SET reason = note WHERE r.experiment = _note_run.experiment AND r.state = 'running';
+END $$;
+COMMENT ON FUNCTION _note_run(text, text) IS 'pg_finetune private: what a rollout says, for the run that waits for it';
+REVOKE ALL ON FUNCTION _note_run(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _note_run(text, text) TO finetune_admin;
+
+CREATE FUNCTION _end_run_of(experiment text, shipped text, reason text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._end_run(r.schedule, r.due_at, 'ran', CASE WHEN shipped <> 'base' THEN 'promoted' ELSE 'kept' END,
+        CASE WHEN shipped <> 'base' THEN format('model %s serves everybody: ', r.model_id) ELSE 'kept what serves: ' END || coalesce(_end_run_of.reason, 'stopped by hand'))
+    FROM @extschema@.retraining_run r WHERE r.experiment = _end_run_of.experiment AND r.state = 'running';
+END $$;
+COMMENT ON FUNCTION _end_run_of(text, text, text) IS 'pg_finetune private: ends the run that waits for an experiment which has ended';
+REVOKE ALL ON FUNCTION _end_run_of(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _end_run_of(text, text, text) TO finetune_admin;
 
 CREATE FUNCTION _take_tick(schedule @extschema@.retraining_schedule) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -196,7 +221,7 @@ DECLARE
     v_gate       record;
     v_running    text;
     v_experiment text := format('%s-%s', run.schedule, to_char(run.due_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISS'));
-    v_coverage   double precision := COALESCE((SELECT s.coverage FROM @extschema@.retraining_schedule s WHERE s.name = run.schedule), 1);
+    v_schedule   @extschema@.retraining_schedule;
 BEGIN
     SELECT j.* INTO v_job FROM @extschema@.fine_tuning_job j WHERE j.id = run.job_id;
     IF @extschema@._job_is_open(v_job.state) THEN
@@ -219,8 +244,17 @@ BEGIN
             format('model %s passed the gate; experiment %s still runs, start the next one by hand', v_job.model_id, v_running));
         RETURN;
     END IF;
-    PERFORM @extschema@.start_experiment(v_experiment, v_job.model_id, coverage => v_coverage);
+    SELECT s.* INTO v_schedule FROM @extschema@.retraining_schedule s WHERE s.name = run.schedule;
+    PERFORM @extschema@.start_experiment(v_experiment, v_job.model_id, planned_users => COALESCE(v_schedule.planned_users, 5000),
+        coverage => LEAST(COALESCE(v_schedule.coverage, 1), CASE WHEN v_schedule.rollout IS NOT NULL THEN @extschema@._first_step(v_schedule.rollout) END));
     UPDATE @extschema@.retraining_run r SET experiment = v_experiment WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
+    IF v_schedule.rollout IS NOT NULL THEN
+        -- The run goes on until the experiment ends, whoever ends it.
+        PERFORM @extschema@._start_rollout_from(v_experiment, v_schedule.rollout);
+        UPDATE @extschema@.retraining_run r SET stage = 'rollout', reason = format('model %s is being rolled out in experiment %s', v_job.model_id, v_experiment)
+        WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
+        RETURN;
+    END IF;
     PERFORM @extschema@._end_run(run.schedule, run.due_at, 'ran', 'experiment', format('model %s is being compared in experiment %s', v_job.model_id, v_experiment));
 END $$;
 COMMENT ON FUNCTION _continue_run(retraining_run) IS 'pg_finetune private: once the job of a run has ended: gate, then experiment, or the reason why not';

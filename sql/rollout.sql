@@ -36,6 +36,28 @@ COMMENT ON FUNCTION _check_rollout IS 'pg_finetune private: refuses rules that m
 REVOKE ALL ON FUNCTION _check_rollout FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _check_rollout TO finetune_admin;
 
+CREATE FUNCTION _check_rollout_numbers(alpha double precision, guardrail_alpha double precision, min_users integer, min_hours double precision,
+    min_days double precision, inference text, outcome_window interval) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF alpha <= 0 OR alpha >= 1 OR guardrail_alpha <= 0 OR guardrail_alpha >= 1 OR min_users < 0 OR min_hours < 0 OR min_days < 0
+       OR outcome_window <= interval '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'a number of the rollout is out of range',
+            DETAIL = format('alpha %s and guardrail_alpha %s lie between 0 and 1; min_users %s, min_hours %s and min_days %s are not negative; outcome_window %s is longer than nothing.',
+                            coalesce(alpha, 0.05), coalesce(guardrail_alpha, 0.01), coalesce(min_users, 100), coalesce(min_hours, 24), coalesce(min_days, 7),
+                            coalesce(outcome_window::text, 'NULL')),
+            HINT = 'Leave them out for 0.05, 0.01, 100 users, 24 hours, 7 days and a window of 7 days.';
+    END IF;
+    PERFORM @extschema@._is_hybrid(coalesce(inference, 'sequence'));
+END
+$$;
+COMMENT ON FUNCTION _check_rollout_numbers IS 'pg_finetune private: refuses numbers out of range; NULL = not said';
+REVOKE ALL ON FUNCTION _check_rollout_numbers FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _check_rollout_numbers TO finetune_admin;
+
 CREATE FUNCTION start_rollout(experiment text, steps double precision[] DEFAULT '{0.02,0.1,0.2,0.5,1}',
     goal text DEFAULT 'save_rate', margin double precision DEFAULT 0, guardrails jsonb DEFAULT '{"false_suggestion_rate": 0}',
     alpha double precision DEFAULT 0.05, guardrail_alpha double precision DEFAULT 0.01, inference text DEFAULT 'sequence',
@@ -48,6 +70,7 @@ BEGIN
     PERFORM @extschema@._require_role('start_rollout', 'finetune_admin');
     PERFORM @extschema@._check_rollout(steps, goal, guardrails, check_every, max_days);
     PERFORM @extschema@._is_hybrid(inference);
+    PERFORM @extschema@._check_rollout_numbers(alpha, guardrail_alpha, min_users, min_hours, min_days, inference, outcome_window);
     PERFORM @extschema@._lock_running_experiment(experiment);
     IF EXISTS (SELECT FROM @extschema@.rollout r WHERE r.experiment = start_rollout.experiment) THEN
         RAISE EXCEPTION USING
@@ -66,6 +89,91 @@ END
 $$;
 COMMENT ON FUNCTION start_rollout IS 'Lets the worker raise the coverage of a running experiment step by step, roll it back when a guardrail is proved worse, and say (or, with auto_promote, do) when the goal is proved';
 GRANT EXECUTE ON FUNCTION start_rollout TO finetune_admin;
+
+CREATE FUNCTION _rollout_options() RETURNS text[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Columns of the table and parameters of start_rollout() have the same names.
+    RETURN (SELECT p.proargnames[2:] FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE p.proname = 'start_rollout' AND p.oid = '@extschema@.start_rollout'::regproc);
+END
+$$;
+COMMENT ON FUNCTION _rollout_options IS 'pg_finetune private: names of what can be said about a rollout';
+REVOKE ALL ON FUNCTION _rollout_options FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _rollout_options TO finetune_admin;
+
+CREATE FUNCTION _read_rollout(options jsonb) RETURNS rollout
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    unknown text;
+    rules @extschema@.rollout;
+BEGIN
+    IF jsonb_typeof(options) <> 'object' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'the rules of a rollout are a JSON object',
+            DETAIL = format('These are of type %s.', jsonb_typeof(options)),
+            HINT = 'rollout => ''{"auto_promote": true}''; ''{}'' takes the defaults of start_rollout().';
+    END IF;
+    SELECT string_agg(quote_literal(k), ', ' ORDER BY k) INTO unknown FROM jsonb_object_keys(options) k WHERE k <> ALL (@extschema@._rollout_options());
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('a rollout has no %s', unknown),
+            DETAIL = format('It takes %s.', array_to_string(@extschema@._rollout_options(), ', ')),
+            HINT = 'They are the parameters of @extschema@.start_rollout().';
+    END IF;
+    BEGIN
+        rules := jsonb_populate_record(NULL::@extschema@.rollout, options);
+    EXCEPTION WHEN data_exception OR invalid_text_representation THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'the rules of a rollout cannot be read', DETAIL = SQLERRM,
+            HINT = 'rollout => ''{"steps": [0.1, 1], "goal": "save_rate", "auto_promote": true, "check_every": "1 hour"}''.';
+    END;
+    IF options IS NOT NULL THEN
+        PERFORM @extschema@._check_rollout(
+            CASE WHEN options ? 'steps' THEN rules.steps ELSE '{1}' END, CASE WHEN options ? 'goal' THEN rules.goal ELSE 'save_rate' END,
+            CASE WHEN options ? 'guardrails' THEN rules.guardrails ELSE '{}' END,
+            CASE WHEN options ? 'check_every' THEN rules.check_every ELSE interval '1 hour' END,
+            CASE WHEN options ? 'max_days' THEN rules.max_days ELSE 60 END);
+        PERFORM @extschema@._check_rollout_numbers(rules.alpha, rules.guardrail_alpha, rules.min_users, rules.min_hours, rules.min_days,
+                                                   rules.inference, rules.outcome_window);
+    END IF;
+    RETURN rules;
+END
+$$;
+COMMENT ON FUNCTION _read_rollout IS 'pg_finetune private: rules of a rollout from JSON; refuses what start_rollout() would refuse';
+REVOKE ALL ON FUNCTION _read_rollout FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _read_rollout TO finetune_admin;
+
+CREATE FUNCTION _start_rollout_from(experiment text, options jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rules @extschema@.rollout := @extschema@._read_rollout(options);
+    named text := (SELECT string_agg(format(', %1$I => ($2).%1$I', k), '' ORDER BY k) FROM jsonb_object_keys(options) k);
+    started text;
+BEGIN
+    -- What is not said keeps the defaults of start_rollout().
+    EXECUTE format('SELECT @extschema@.start_rollout($1%s)', named) INTO started USING experiment, rules;
+    RETURN started;
+END
+$$;
+COMMENT ON FUNCTION _start_rollout_from IS 'pg_finetune private: start_rollout() with rules from JSON';
+REVOKE ALL ON FUNCTION _start_rollout_from FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _start_rollout_from TO finetune_admin;
+
+CREATE FUNCTION _first_step(options jsonb) RETURNS double precision
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce((@extschema@._read_rollout(options)).steps[1], 0.02);
+END
+$$;
+COMMENT ON FUNCTION _first_step IS 'pg_finetune private: coverage at which a rollout with these rules begins';
+REVOKE ALL ON FUNCTION _first_step FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _first_step TO finetune_admin;
 
 CREATE FUNCTION _rollout_measure(metric text, margin double precision, sums jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -89,16 +197,16 @@ DECLARE
     goal_sums jsonb;
     guardrail_sums jsonb;
 BEGIN
-    SELECT e.planned_users, e.started_at, p.phase, p.coverage, p.valid_from, a.model_id AS base_model INTO run
+    SELECT e.planned_users, e.unit, e.started_at, p.phase, p.coverage, p.valid_from, a.model_id AS base_model INTO run
     FROM @extschema@.experiment e
     JOIN @extschema@.experiment_phase p ON p.experiment = e.name
     JOIN @extschema@.experiment_arm a ON a.experiment = p.experiment AND a.phase = p.phase AND a.variant = 'base'
     WHERE e.name = rules.experiment
     ORDER BY p.phase DESC LIMIT 1;
     SELECT coalesce(jsonb_object_agg(s.metric || ' ' || s.variant, to_jsonb(s.sums)), '{}') INTO goal_sums
-    FROM @extschema@._ratio_sums(rules.experiment, 0.5, ARRAY['saved', 'snipped'], rules.outcome_window) s;
+    FROM @extschema@._ratio_sums(rules.experiment, 0.5, ARRAY['saved', 'snipped'], rules.outcome_window, rules.outcome_window IS NOT NULL) s;
     SELECT coalesce(jsonb_object_agg(s.metric || ' ' || s.variant, to_jsonb(s.sums)), '{}') INTO guardrail_sums
-    FROM @extschema@._ratio_sums(rules.experiment, 0.5, ARRAY['saved', 'snipped'], NULL) s;
+    FROM @extschema@._ratio_sums(rules.experiment, 0.5, ARRAY['saved', 'snipped']) s;
     SELECT count(*) FILTER (WHERE u.variant = 'base') AS base, count(*) FILTER (WHERE u.variant = 'fineTuned') AS fine_tuned INTO seen
     FROM @extschema@._exposed_users(rules.experiment) u;
     RETURN jsonb_build_object(
@@ -109,7 +217,7 @@ BEGIN
         'days', extract(epoch FROM now() - run.started_at)::float8 / 86400,
         'hours_in_step', extract(epoch FROM now() - run.valid_from)::float8 / 3600,
         'users_in_step', (SELECT CASE WHEN count(*) < 2 THEN 0 ELSE min(v.users) END
-                          FROM (SELECT count(DISTINCT l.user_id) AS users FROM @extschema@.model_performance_log l
+                          FROM (SELECT count(DISTINCT CASE WHEN run.unit = 'team_id' THEN l.team_id ELSE l.user_id END) AS users FROM @extschema@.model_performance_log l
                                 WHERE l.experiment = rules.experiment AND l.phase = run.phase AND l.model_variant IN ('base', 'fineTuned')
                                 GROUP BY l.model_variant) v),
         'users', jsonb_build_array(seen.base, seen.fine_tuned),
@@ -173,6 +281,7 @@ DECLARE
     outcome record;
 BEGIN
     SELECT d.* INTO outcome FROM @extschema@._decide_rollout(inputs) d;
+    PERFORM @extschema@._note_run(rules.experiment, format('%s: %s', outcome.decision, outcome.reason));
     UPDATE @extschema@.rollout r SET next_due_at = clock_timestamp() + r.check_every WHERE r.experiment = rules.experiment;
     IF outcome.decision IN ('promote', 'roll_back', 'inconclusive') THEN
         RETURN @extschema@._carry_out(rules, outcome.decision, outcome.reason, inputs);

@@ -70,7 +70,7 @@ GRANT EXECUTE ON FUNCTION detectable_lift TO finetune_analyst;
 
 CREATE FUNCTION plan_experiment(metric text DEFAULT 'save_rate', lift double precision DEFAULT 0.2, margin double precision DEFAULT 0,
     alpha double precision DEFAULT 0.05, power double precision DEFAULT 0.8, lookback interval DEFAULT '28 days',
-    threshold double precision DEFAULT 0.5, positive text[] DEFAULT '{saved,snipped}',
+    threshold double precision DEFAULT 0.5, positive text[] DEFAULT '{saved,snipped}', unit text DEFAULT 'user_id',
     OUT base_rate double precision, OUT users_seen bigint, OUT events_per_user double precision, OUT variance_per_user double precision,
     OUT design_effect double precision, OUT users_per_arm bigint, OUT planned_users bigint, OUT days integer, OUT sentence text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -83,9 +83,10 @@ BEGIN
     PERFORM @extschema@._require_role('plan_experiment', 'finetune_analyst');
     PERFORM @extschema@._higher_is_better(metric);
     PERFORM @extschema@._check_actions(positive);
+    PERFORM @extschema@._check_counting(unit, NULL, 'impression');
     SELECT ARRAY[count(*), sum(r.m), sum(r.d), sum(r.m * r.m), sum(r.d * r.d), sum(r.m * r.d)] INTO s
     FROM (
-        SELECT l.user_id, count(*) AS shown,
+        SELECT count(*) AS shown,
                count(*) FILTER (WHERE l.user_action = 'saved') AS saved,
                count(*) FILTER (WHERE l.user_action = 'skipped') AS skipped,
                count(*) FILTER (WHERE l.user_action = 'snipped') AS snipped,
@@ -94,8 +95,8 @@ BEGIN
                count(*) FILTER (WHERE l.relevance_score >= threshold AND l.relevance_score <> 'NaN' AND l.user_action = ANY (positive)) AS hits,
                count(*) FILTER (WHERE l.relevance_score >= threshold AND l.relevance_score <> 'NaN' AND l.user_action = 'skipped') AS misses
         FROM @extschema@.model_performance_log l
-        WHERE l.shown_at >= since
-        GROUP BY l.user_id) u
+        WHERE l.shown_at >= since AND (unit = 'user_id' OR l.team_id IS NOT NULL)
+        GROUP BY CASE unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END) u
     CROSS JOIN LATERAL @extschema@._metric_counts(u.shown, u.saved, u.skipped, u.snipped, u.positives, u.resolved, u.hits, u.misses) r
     WHERE r.metric = plan_experiment.metric;
     users_seen := s[1];
@@ -118,7 +119,9 @@ BEGIN
     -- Users who come back count once: on which day of the window had that many been seen?
     SELECT d.day INTO days
     FROM (SELECT extract(day FROM f.first_shown - since)::integer + 1 AS day, sum(count(*)) OVER (ORDER BY extract(day FROM f.first_shown - since)::integer + 1) AS so_far
-          FROM (SELECT min(l.shown_at) AS first_shown FROM @extschema@.model_performance_log l WHERE l.shown_at >= since GROUP BY l.user_id) f
+          FROM (SELECT min(l.shown_at) AS first_shown FROM @extschema@.model_performance_log l
+                WHERE l.shown_at >= since AND (unit = 'user_id' OR l.team_id IS NOT NULL)
+                GROUP BY CASE unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END) f
           GROUP BY 1) d
     WHERE d.so_far >= needed.planned_users
     ORDER BY d.day LIMIT 1;
@@ -148,29 +151,39 @@ RETURNS TABLE (variant text, sums bigint[], with_past bigint)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    rules @extschema@.experiment;
 BEGIN
+    SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _paired_sums.experiment;
     RETURN QUERY
     WITH users AS MATERIALIZED (
-        SELECT u.user_id, u.variant, u.first_shown FROM @extschema@._exposed_users(_paired_sums.experiment) u WHERE u.variants = 1
-    ), counted AS (
-        SELECT u.user_id, u.variant, l.shown_at >= u.first_shown AS after, count(*) AS shown,
-               count(*) FILTER (WHERE l.user_action = 'saved') AS saved,
-               count(*) FILTER (WHERE l.user_action = 'skipped') AS skipped,
-               count(*) FILTER (WHERE l.user_action = 'snipped') AS snipped
+        SELECT u.* FROM @extschema@._exposed_users(_paired_sums.experiment) u WHERE NOT u.doubled
+    ), item AS (
+        SELECT u.unit_id, u.variant, l.shown_at >= u.first_shown AS after,
+               CASE WHEN l.shown_at < u.first_shown THEN l.user_action
+                    ELSE @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, least(
+                        CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE u.first_shown END + rules.outcome_window, u.switched_at)) END AS action
         FROM users u
-        JOIN @extschema@.model_performance_log l ON l.user_id = u.user_id
-        WHERE l.experiment = _paired_sums.experiment AND l.shown_at >= u.first_shown
+        JOIN @extschema@.model_performance_log l ON CASE rules.unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END = u.unit_id
+        WHERE l.experiment = _paired_sums.experiment AND l.shown_at >= u.first_shown AND (u.switched_at IS NULL OR l.shown_at < u.switched_at)
+              AND (rules.attribution = 'impression' OR l.shown_at <= u.first_shown + rules.outcome_window)
            OR l.shown_at < u.first_shown AND l.shown_at >= u.first_shown - pre_period
               AND (l.actioned_at IS NULL OR l.actioned_at < u.first_shown)
-        GROUP BY u.user_id, u.variant, l.shown_at >= u.first_shown
+    ), counted AS (
+        SELECT i.unit_id, i.variant, i.after, count(*) AS shown,
+               count(*) FILTER (WHERE i.action = 'saved') AS saved,
+               count(*) FILTER (WHERE i.action = 'skipped') AS skipped,
+               count(*) FILTER (WHERE i.action = 'snipped') AS snipped
+        FROM item i
+        GROUP BY i.unit_id, i.variant, i.after
     ), per_user AS (
-        SELECT c.user_id, c.variant,
+        SELECT c.unit_id, c.variant,
                coalesce(sum(r.m) FILTER (WHERE c.after), 0) AS m, coalesce(sum(r.d) FILTER (WHERE c.after), 0) AS d,
                coalesce(sum(r.m) FILTER (WHERE NOT c.after), 0) AS p, coalesce(sum(r.d) FILTER (WHERE NOT c.after), 0) AS q
         FROM counted c
         CROSS JOIN LATERAL @extschema@._metric_counts(c.shown, c.saved, c.skipped, c.snipped, 0, 0, 0, 0) r
         WHERE r.metric = _paired_sums.metric
-        GROUP BY c.user_id, c.variant
+        GROUP BY c.unit_id, c.variant
     )
     SELECT u.variant,
            ARRAY[count(*), sum(u.m), sum(u.d), sum(u.m * u.m), sum(u.d * u.d), sum(u.m * u.d),

@@ -82,7 +82,7 @@ SELECT pg_catalog.pg_extension_config_dump('model_evaluation', '');
 CREATE TABLE experiment_layer (
     name       text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.<>) ''),
     seed       text NOT NULL UNIQUE,
-    unit       text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.<>) ''),
+    unit       text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.=) ANY (ARRAY['user_id', 'team_id'])),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE experiment_layer IS 'Groups of experiments that share users out among them: a user is in at most one experiment of a layer';
@@ -111,15 +111,19 @@ CREATE TABLE experiment (
     stopped_at      timestamptz,
     planned_users   integer NOT NULL DEFAULT 5000 CHECK (planned_users OPERATOR(pg_catalog.>) 0),
     shipped_variant text,
-    unit            text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.<>) ''),
+    unit            text NOT NULL DEFAULT 'user_id' CHECK (unit OPERATOR(pg_catalog.=) ANY (ARRAY['user_id', 'team_id'])),
     unit_encoding   text NOT NULL DEFAULT 'utf8' CHECK (unit_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['utf8', 'utf16'])),
+    outcome_window  interval NOT NULL DEFAULT '7 days' CHECK (outcome_window OPERATOR(pg_catalog.>) interval '0'),
+    attribution     text NOT NULL DEFAULT 'impression' CHECK (attribution OPERATOR(pg_catalog.=) ANY (ARRAY['impression', 'first_exposure'])),
     layer           text REFERENCES experiment_layer (name),
     layer_buckets   int4multirange,
     started_by      text NOT NULL DEFAULT current_user,
     CHECK ((layer IS NULL) OPERATOR(pg_catalog.=) (layer_buckets IS NULL))
 );
 COMMENT ON TABLE experiment IS 'A/B tests between models; what each user gets is computed from seed and user id, nothing is written per user';
-COMMENT ON COLUMN experiment.unit IS 'what is drawn: user_id, or the name of what you pass in its place (team_id)';
+COMMENT ON COLUMN experiment.unit IS 'what is drawn and what the statistics count by: user_id, or team_id as the view of the captured table has it';
+COMMENT ON COLUMN experiment.outcome_window IS 'an action later than this counts as none; infinity = any action counts';
+COMMENT ON COLUMN experiment.attribution IS 'impression: the window of each item begins when it was shown; first_exposure: one window for all items of a unit, from the first it was shown';
 COMMENT ON COLUMN experiment.unit_encoding IS 'what of non-ASCII ids is hashed: utf8 bytes, or utf16 units as JavaScript does';
 COMMENT ON COLUMN experiment.layer_buckets IS 'its share of the layer''s buckets';
 COMMENT ON COLUMN experiment.planned_users IS 'number of users at which a decision is expected: tunes the confidence sequence, fixed at start';
@@ -196,6 +200,8 @@ CREATE TABLE retraining_schedule (
     method           text NOT NULL DEFAULT 'contrastive',
     hyperparameters  jsonb NOT NULL DEFAULT '{}',
     coverage         double precision NOT NULL DEFAULT 1 CHECK (coverage OPERATOR(pg_catalog.>) 0 AND coverage OPERATOR(pg_catalog.<=) 1),
+    planned_users    integer NOT NULL DEFAULT 5000 CHECK (planned_users OPERATOR(pg_catalog.>) 0),
+    rollout          jsonb CHECK (pg_catalog.jsonb_typeof(rollout) OPERATOR(pg_catalog.=) 'object'),
     max_usd          numeric CHECK (max_usd OPERATOR(pg_catalog.>=) 0),
     enabled          boolean NOT NULL DEFAULT true,
     next_due_at      timestamptz NOT NULL,
@@ -204,6 +210,8 @@ CREATE TABLE retraining_schedule (
 );
 COMMENT ON TABLE retraining_schedule IS 'When to retrain, with what, and how many new examples make it worth while';
 COMMENT ON COLUMN retraining_schedule.min_first_examples IS 'examples wanted before the very first run, when no model has been trained yet';
+COMMENT ON COLUMN retraining_schedule.planned_users IS 'of the experiment that a run starts';
+COMMENT ON COLUMN retraining_schedule.rollout IS 'arguments of start_rollout() for the experiment that a run starts; NULL = a person decides';
 COMMENT ON COLUMN retraining_schedule.next_due_at IS 'next tick after the last one handled';
 SELECT pg_catalog.pg_extension_config_dump('retraining_schedule', '');
 
@@ -264,6 +272,6 @@ CREATE TABLE rollout (
 );
 COMMENT ON TABLE rollout IS 'Rules by which the worker raises the coverage of an experiment, rolls it back or promotes its candidate; one row per experiment that has any';
 COMMENT ON COLUMN rollout.guardrails IS 'metrics that must not get worse, each with the lift that is still allowed';
-COMMENT ON COLUMN rollout.outcome_window IS 'the goal counts only items shown at least that long ago; guardrails count everything';
+COMMENT ON COLUMN rollout.outcome_window IS 'the goal counts only items shown at least that long ago, with what came within it; NULL: as guardrails, all items with what came within the experiment''s window';
 COMMENT ON COLUMN rollout.state IS 'decided = a verdict was reached that a person has to carry out; done = it was carried out';
 SELECT pg_catalog.pg_extension_config_dump('rollout', '');

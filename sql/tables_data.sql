@@ -47,6 +47,7 @@ CREATE TABLE model_performance_log (
     user_id         text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
     source          text NOT NULL DEFAULT 'api',
     signal_id       text NOT NULL,
+    team_id         text CHECK (team_id OPERATOR(pg_catalog.<>) ''),
     model_variant   text NOT NULL DEFAULT 'base',
     model_id        text,
     experiment      text,
@@ -64,6 +65,7 @@ CREATE TABLE model_performance_log (
 COMMENT ON TABLE model_performance_log IS 'Every impression with the variant and model that served it, and what the user then did: the input of all metrics';
 COMMENT ON COLUMN model_performance_log.experiment IS 'experiment that assigned the variant at shown_at; NULL = none ran, or the user was not in it';
 COMMENT ON COLUMN model_performance_log.phase IS 'experiment_phase.phase at shown_at';
+COMMENT ON COLUMN model_performance_log.team_id IS 'team of the user when the item was shown: what experiments with unit team_id draw and count by; NULL = none';
 ALTER TABLE model_performance_log SET (fillfactor = 50);
 CREATE INDEX model_performance_log_experiment ON model_performance_log (experiment, phase, shown_at);
 SELECT pg_catalog.pg_extension_config_dump('model_performance_log', '');

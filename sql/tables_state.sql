@@ -83,6 +83,10 @@ CREATE TABLE fine_tuning_job (
     train_bytes      bigint,
     train_rows       bigint,
     train_tokens     bigint,
+    validation_share double precision CHECK (validation_share OPERATOR(pg_catalog.>=) 0 AND validation_share OPERATOR(pg_catalog.<=) 0.5),
+    validation_bytes bigint,
+    validation_rows  bigint,
+    checkpoints      jsonb,
     max_usd          numeric CHECK (max_usd OPERATOR(pg_catalog.>=) 0),
     estimated_usd    numeric,
     billed_usd       numeric,
@@ -111,6 +115,8 @@ COMMENT ON COLUMN fine_tuning_job.remote IS 'memory of the protocol: ids of file
 COMMENT ON COLUMN fine_tuning_job.duplicates IS 'jobs at the provider that are one too many and are being cancelled';
 COMMENT ON COLUMN fine_tuning_job.raw_status IS 'the provider''s own word for its state';
 COMMENT ON COLUMN fine_tuning_job.serving_state IS 'ready = the model answers; needs_deploy = somebody has to deploy it at the provider first';
+COMMENT ON COLUMN fine_tuning_job.validation_share IS 'share of the train side''s texts that goes to the provider as validation file; NULL leaves it to the protocol';
+COMMENT ON COLUMN fine_tuning_job.checkpoints IS 'models that the provider kept from the course of the training: model, step, metrics';
 COMMENT ON COLUMN fine_tuning_job.max_usd IS 'the job ends before anything is uploaded when it is estimated to cost more';
 CREATE INDEX fine_tuning_job_phase ON fine_tuning_job (due_at) WHERE phase IS NOT NULL;
 CREATE INDEX fine_tuning_job_open ON fine_tuning_job (due_at)
@@ -130,6 +136,17 @@ CREATE TABLE provider_health (
 );
 COMMENT ON TABLE provider_health IS 'Providers that did not answer, refused a key or asked for fewer requests: nothing is sent there for this owner before retry_at';
 SELECT pg_catalog.pg_extension_config_dump('provider_health', '');
+
+CREATE TABLE key_origin (
+    provider   text NOT NULL,
+    owner      text NOT NULL,
+    origin     text NOT NULL,
+    stored_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (provider, owner)
+);
+COMMENT ON TABLE key_origin IS 'Where each key may go: scheme, host and port that the provider had when its user mapping was last written. A dump leaves it out: a restore writes the mappings anew';
+COMMENT ON COLUMN key_origin.owner IS 'role of the user mapping; public for that of all roles';
+SELECT pg_catalog.pg_extension_config_dump('key_origin', 'WHERE false');
 
 CREATE TABLE fine_tuning_event (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -220,9 +237,13 @@ CREATE TABLE erasure_request (
     job_id       uuid NOT NULL REFERENCES fine_tuning_job (id) ON DELETE CASCADE,
     provider     text NOT NULL,
     requested_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    tries        integer NOT NULL DEFAULT 0,
+    retry_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    last_error   text,
     done_at      timestamptz,
     outcome      text
 );
-COMMENT ON TABLE erasure_request IS 'Training files at providers that hold texts of a forgotten user: to be deleted there, done_at says when that happened';
+COMMENT ON TABLE erasure_request IS 'Training files at providers that hold texts of a forgotten user: the worker deletes them there, done_at says when that happened';
+COMMENT ON COLUMN erasure_request.retry_at IS 'an open request is taken up again from then on, later and later, for as long as the file may be there';
 CREATE UNIQUE INDEX erasure_request_one_open ON erasure_request (job_id) WHERE done_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('erasure_request', '');

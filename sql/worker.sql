@@ -224,6 +224,7 @@ BEGIN
         (SELECT min(CASE WHEN @extschema@._is_held(j) THEN j.lease_expires_at ELSE LEAST(j.due_at, j.deadline_at) END)
          FROM @extschema@.fine_tuning_job j WHERE with_jobs AND j.phase IS NULL AND @extschema@._job_is_open(j.state)),
         @extschema@._next_provider_step(),
+        @extschema@._next_erasure(),
         @extschema@._next_rollout_look(),
         (SELECT min(s.next_due_at) FROM @extschema@.retraining_schedule s WHERE s.enabled));
 END $$;

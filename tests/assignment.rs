@@ -228,3 +228,61 @@ fn ids_of_every_kind_and_length_are_read() {
     assert_error!(admin, "SELECT assign_variant('u', 'nope')", "42704", "nope", "Known: e");
     assert_error!(admin, "SELECT assign_variant('u', repeat('long name ', 1000))", "42704", "Known: e");
 }
+
+#[test]
+fn a_standby_answers_from_what_it_has_replayed() {
+    let primary = Server::private(&[]);
+    let db = primary.create_database("followed");
+    let mut admin = with_models(&db);
+    execute(&mut admin, ALL);
+    let Some(standby) = primary.standby() else {
+        println!("skipped: this server has no pg_basebackup");
+        return;
+    };
+    let mut witness = standby.connect("postgres");
+    let mut replayed = |admin: &mut Client| {
+        let sent: String = value(admin, "SELECT pg_current_wal_insert_lsn()::text");
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{sent}'");
+        wait_until(std::time::Duration::from_secs(60), "the standby has replayed", || value(&mut witness, &there));
+    };
+    replayed(&mut admin);
+    let mut app = standby.connect(&db.name);
+    execute(&mut app, "SET search_path = pgft, public");
+    assert!(value::<bool>(&mut app, "SELECT pg_is_in_recovery()"));
+    assert_eq!(treated(&mut app), 2000);
+
+    // The plan that this connection keeps is thrown away by what the primary commits, and by nothing that it undoes.
+    let mut undone = admin.transaction().unwrap();
+    execute(&mut undone, NONE);
+    undone.rollback().unwrap();
+    replayed(&mut admin);
+    assert_eq!(treated(&mut app), 2000);
+    execute(&mut admin, NONE);
+    replayed(&mut admin);
+    assert_eq!(treated(&mut app), 0);
+    execute(&mut admin, "SELECT set_coverage('e', 1); SELECT pin_user('7', 'e', 'base')");
+    replayed(&mut admin);
+    assert_eq!(treated(&mut app), 1999);
+
+    // Within a read-only transaction from its next statement on; in an older snapshot not at all.
+    let mut reading = app.build_transaction().read_only(true).start().unwrap();
+    assert_eq!(treated(&mut reading), 1999);
+    execute(&mut admin, NONE);
+    replayed(&mut admin);
+    assert_eq!(treated(&mut reading), 0);
+    reading.commit().unwrap();
+    let level = postgres::IsolationLevel::RepeatableRead;
+    let mut past = app.build_transaction().isolation_level(level).read_only(true).start().unwrap();
+    assert_eq!(treated(&mut past), 0);
+    execute(&mut admin, "DELETE FROM experiment_pin; SELECT set_coverage('e', 1)");
+    replayed(&mut admin);
+    assert_eq!(treated(&mut past), 0);
+    past.commit().unwrap();
+    assert_eq!(treated(&mut app), 2000);
+    // What writes nothing works there as well.
+    let named =
+        "SELECT assign_variant(i, 'e') = (explain_assignment(i::text, 'e')).variant FROM generate_series(1, 9) i";
+    assert!(values::<bool>(&mut app, named).into_iter().all(|same| same));
+    let draw = "SELECT count(*) FROM assignment_parameters('e') p WHERE assign_pure('u', p.seed, p.variants, p.buckets) = 'fineTuned'";
+    assert_eq!(value::<i64>(&mut app, draw), 1);
+}

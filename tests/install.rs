@@ -127,10 +127,7 @@ fn dump_and_restore_keep_every_row() {
     let (from, to) = (server.create_database("dumped"), server.create_database("restored"));
     let mut source = from.install("pgft");
     live(&mut source, "pgft", "public.vector");
-    let file = std::env::temp_dir().join(format!("{}.dump", from.name));
-    run(server.program("pg_dump").args(["--format=custom", "--file"]).arg(&file).arg(from.url()));
-    run(server.program("pg_restore").args(["--exit-on-error", "--dbname", &to.url()]).arg(&file));
-    std::fs::remove_file(&file).unwrap();
+    from.restore_into(&to);
 
     let mut target = to.connect();
     execute(&mut source, "SET search_path = public");

@@ -11,42 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One server for all tests here, each with a database of its own.
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        Server::private(&[
-            ("shared_preload_libraries", "pg_finetune"),
-            ("synchronous_commit", "on"),
-            ("pg_finetune.poll_interval", "40ms"),
-            ("pg_finetune.http_timeout", "2s"),
-            ("max_worker_processes", "32"),
-        ])
-    })
-}
-
-/// A database with the application, a dataset and the provider `host` with the canary as its key.
-fn prepared(fake: &FakeProvider) -> (Database<'static>, Client) {
-    let db = server().create_database("jobs");
-    let mut client = db.install("pgft");
-    application(&mut client, 60);
-    execute(&mut client, "SELECT create_dataset('listeners')");
-    provider(&mut client, "host", &fake.url(), &server().secret(CANARY));
-    (db, client)
-}
-
-fn submit_to(client: &mut Client, provider: &str, more: &str) -> String {
-    let sql = format!(
-        "SELECT fine_tune('listeners', provider => '{provider}', base_model => 'small', method => 'sft'{more})::text"
-    );
-    value(client, &sql)
-}
-
-fn of(client: &mut Client, job: &str, column: &str) -> String {
-    let sql = format!("SELECT COALESCE({column}::text, '') FROM fine_tuning_job WHERE id = '{job}'");
-    value(client, &sql)
-}
-
-fn history(client: &mut Client, job: &str) -> String {
-    let sql = format!("SELECT string_agg(concat_ws(' ', level, message, data), E'\\n' ORDER BY id) FROM fine_tuning_event WHERE job_id = '{job}'");
-    value::<Option<String>>(client, &sql).unwrap_or_default()
+    SERVER.get_or_init(|| jobs_server(&[("max_worker_processes", "32")]))
 }
 
 fn until_running(client: &mut Client, job: &str) {
@@ -60,7 +25,7 @@ fn until_tidy(client: &mut Client, job: &str) {
 #[test]
 fn a_job_goes_through_and_leaves_nothing_behind() {
     let fake = FakeProvider::start();
-    let (db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     execute(&mut client, "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, as_of, quoted_from) VALUES ('host', 'small', 25, '2026-11-01', 'test')");
     let job = submit_to(&mut client, "host", ", max_usd => 100");
     assert_eq!(wait_for_job(&mut client, &job), "succeeded", "{}", history(&mut client, &job));
@@ -80,7 +45,7 @@ fn a_job_goes_through_and_leaves_nothing_behind() {
     assert_eq!(value::<f64>(&mut client, "SELECT billed_usd::float8 FROM fine_tuning_cost"), 100.0);
 
     until_tidy(&mut client, &job);
-    assert_eq!(fake.files(), Vec::<String>::new(), "the file is deleted at the provider");
+    assert_eq!(fake.files(), Vec::<String>::new(), "the files are deleted at the provider");
     assert_eq!(fake.count("POST /v1/fine_tuning/jobs "), 1);
     let upload = fake.seen().into_iter().find(|seen| seen.line.starts_with("POST /v1/files")).unwrap();
     assert_eq!(upload.authorization, format!("Bearer {CANARY}"));
@@ -88,14 +53,13 @@ fn a_job_goes_through_and_leaves_nothing_behind() {
     let ours =
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_finetune%' AND datname = current_database()";
     wait_until(PATIENCE, "the worker left the database", || value::<i64>(&mut client, ours) == 0);
-    canary_is_nowhere(server(), &db);
 }
 
 #[test]
 fn cancelled_at_every_stage() {
     let fake = FakeProvider::start();
     fake.behave(|manners| manners.polls = None);
-    let (db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     execute(&mut client, "SELECT pause_worker()");
     let waiting = submit_to(&mut client, "host", "");
     assert_eq!(value::<String>(&mut client, &format!("SELECT cancel_job('{waiting}')")), "cancelled");
@@ -121,14 +85,203 @@ fn cancelled_at_every_stage() {
     fake.behave(|manners| manners.polls = Some(2));
     assert_eq!(wait_for_job(&mut client, &running), "succeeded");
     assert_eq!(fake.jobs().len(), 3, "a retry is a new job");
-    canary_is_nowhere(server(), &db);
+}
+
+#[test]
+fn where_cancelling_is_deleting_the_job_ends_cancelled() {
+    let fake = FakeProvider::start();
+    fake.behave(|manners| (manners.polls, manners.forgets_cancelled) = (None, true));
+    let (_db, mut client) = prepared(server(), &fake.url());
+    let job = submit_to(&mut client, "host", "");
+    until_running(&mut client, &job);
+    execute(&mut client, &format!("SELECT cancel_job('{job}')"));
+    assert_eq!(wait_for_job(&mut client, &job), "cancelled", "{}", history(&mut client, &job));
+    assert_eq!((fake.jobs().len(), of(&mut client, &job, "error_code")), (0, String::new()));
+}
+
+/// Chat lines of an upload: the text that each asks about, which comes last, and the whole line.
+fn lines(upload: &Seen) -> Vec<(String, String)> {
+    let rows = upload.body.lines().filter(|line| line.starts_with("{\"messages\""));
+    let asked = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let question = row["messages"][1]["content"].as_str().unwrap().to_string();
+        let text = question.rfind("chunk ").map(|at| question[at..].split_whitespace().nth(1).unwrap().to_string());
+        (text.unwrap(), line.to_string())
+    };
+    rows.map(asked).collect()
+}
+
+#[test]
+fn a_part_of_the_texts_is_held_back_for_validation_and_checkpoints_are_kept() {
+    let fake = FakeProvider::start();
+    let kept = serde_json::json!({"id": "c1", "fine_tuned_model_checkpoint": "ft:small:org::x:ckpt-step-7", "step_number": 7, "metrics": {"valid_loss": 0.5}});
+    fake.behave(|manners| manners.checkpoints = vec![kept]);
+    let (_db, mut client) = prepared(server(), &fake.url());
+    let job = submit_to(&mut client, "host", ", validation => 0.2");
+    assert_eq!(wait_for_job(&mut client, &job), "succeeded", "{}", history(&mut client, &job));
+    until_tidy(&mut client, &job);
+    let uploads: Vec<Seen> = fake.seen().into_iter().filter(|seen| seen.line.starts_with("POST /v1/files")).collect();
+    let create = fake.seen().into_iter().find(|seen| seen.line.starts_with("POST /v1/fine_tuning/jobs ")).unwrap();
+    let create: serde_json::Value = serde_json::from_str(&create.body).unwrap();
+    assert_eq!((&create["training_file"], &create["validation_file"]), (&"file-1".into(), &"file-2".into()));
+    assert_eq!(fake.files(), Vec::<String>::new(), "both are deleted");
+
+    let (train, validation) = (lines(&uploads[0]), lines(&uploads[1]));
+    assert!(train.len() > 2 * validation.len() && !validation.is_empty(), "{} {}", train.len(), validation.len());
+    for (text, _) in &validation {
+        let named = format!("chunk {text} ");
+        assert!(!train.iter().any(|(_, line)| line.contains(&named)), "text {text} stands in both files");
+    }
+    let row = client.query_one("SELECT train_rows, validation_rows, checkpoints FROM fine_tuning_jobs", &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (train.len() as i64, validation.len() as i64));
+    let whole: i64 = value(&mut client, "SELECT count(*) FROM dataset_example WHERE split = 'train'");
+    assert_eq!(train.len() as i64 + validation.len() as i64, whole, "no example is lost");
+    let checkpoints: serde_json::Value = row.get(2);
+    assert_eq!((&checkpoints[0]["model"], &checkpoints[0]["step"]), (&"ft:small:org::x:ckpt-step-7".into(), &7.into()));
+
+    let job = submit_to(&mut client, "host", ", validation => 0, seed => 2");
+    assert_eq!(wait_for_job(&mut client, &job), "succeeded");
+    assert_eq!(of(&mut client, &job, "train_rows"), whole.to_string());
+    assert_error!(client, "SELECT fine_tune('listeners', validation => 0.6)", "22023", "0 to 0.5");
+    execute(&mut client, "CREATE SERVER cohere FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'cohere', base_url 'http://127.0.0.1:1'); CREATE USER MAPPING FOR PUBLIC SERVER cohere OPTIONS (api_key 'k')");
+    let job: String = value(
+        &mut client,
+        "SELECT fine_tune('listeners', provider => 'cohere', base_model => 'english', validation => 0.1)::text",
+    );
+    assert_eq!(wait_for_job(&mut client, &job), "failed");
+    assert!(of(&mut client, &job, "error_message").contains("takes no validation file"));
+}
+
+#[test]
+fn texts_of_a_forgotten_user_are_deleted_at_the_provider() {
+    let fake = FakeProvider::start();
+    let (_db, mut client) = prepared(server(), &fake.url());
+    // Ended, but its file could not be deleted.
+    fake.next("DELETE /v1/files", Act::Answer(500, vec![], "no".into()), 10_000);
+    let ended = submit_to(&mut client, "host", "");
+    assert_eq!(wait_for_job(&mut client, &ended), "succeeded");
+    until_tidy(&mut client, &ended);
+    assert!(history(&mut client, &ended).contains("could not be deleted") && !fake.files().is_empty());
+    fake.behave(|manners| manners.polls = None);
+    let running = submit_to(&mut client, "host", ", seed => 2");
+    until_running(&mut client, &running);
+    execute(&mut client, "SELECT pause_worker()");
+    let waiting = submit_to(&mut client, "host", ", seed => 3");
+    execute(&mut client, "SELECT forget_user('user-1'), resume_worker()");
+    for job in [&running, &waiting] {
+        assert_eq!(wait_for_job(&mut client, job), "cancelled", "{}", history(&mut client, job));
+    }
+    let open = |client: &mut Client| {
+        value::<i64>(
+            client,
+            "SELECT count(*) FROM erasure_request WHERE done_at IS NULL AND tries > 0 AND last_error IS NOT NULL",
+        )
+    };
+    wait_until(PATIENCE, "deleting was tried and failed", || open(&mut client) >= 1);
+    assert!(!fake.files().is_empty());
+    let later = "SELECT bool_and(retry_at > now() + interval '10 min') FROM erasure_request WHERE tries > 0";
+    assert!(value::<bool>(&mut client, later), "tried again, but not at once");
+
+    fake.forget_script();
+    execute(&mut client, "UPDATE erasure_request SET retry_at = now() WHERE done_at IS NULL");
+    wait_until(PATIENCE, "all files are deleted there", || {
+        execute(&mut client, "CALL run_due_work()");
+        value::<i64>(&mut client, "SELECT count(*) FROM erasure_request WHERE done_at IS NULL") == 0
+    });
+    assert_eq!(fake.files(), Vec::<String>::new());
+    let outcomes: Vec<String> =
+        values(&mut client, "SELECT DISTINCT outcome FROM erasure_request WHERE last_error IS NULL");
+    assert_eq!(outcomes, ["the provider has no file of this job any more"]);
+    assert_eq!(of(&mut client, &ended, "state"), "succeeded", "what has ended stays as it was");
+    let again = "SELECT jsonb_array_length(forget_user('user-2') -> 'erasure_requests')";
+    assert!(value::<i32>(&mut client, again) >= 2, "the next one asks again");
+    wait_until(PATIENCE, "nothing is left to delete, and that is seen", || {
+        value::<i64>(&mut client, "SELECT count(*) FROM erasure_request WHERE done_at IS NULL") == 0
+    });
+}
+
+#[test]
+fn what_a_job_would_cost_is_told_before_it_is_submitted() {
+    let fake = FakeProvider::start();
+    let (_db, mut client) = prepared(server(), &fake.url());
+    let told = |client: &mut Client, arguments: &str| {
+        let sql =
+            format!("SELECT tokens, epochs, counted, usd::float8, note FROM estimate_cost('listeners', {arguments})");
+        let row = client.query_one(&sql, &[]).unwrap_or_else(|error| panic!("{}", explain(&error)));
+        let (tokens, epochs): (Option<i64>, Option<i32>) = (row.get(0), row.get(1));
+        (tokens, epochs, row.get::<_, Option<String>>(2), row.get::<_, Option<f64>>(3), row.get::<_, String>(4))
+    };
+    assert_eq!(told(&mut client, "'builtin'").3, Some(0.0));
+    let unknown = told(&mut client, "'host', 'small'");
+    assert!(unknown.3.is_none() && unknown.4.contains("no row of provider_price names model \"small\""), "{unknown:?}");
+    execute(&mut client, "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, as_of, quoted_from) VALUES ('host', 'gpt-4o-mini', 25, '2026-11-01', 'a contract')");
+    let (tokens, epochs, counted, usd, note) = told(&mut client, "'host', 'gpt-4o-mini', 2, 'sft'");
+    let exact = tokens.unwrap() as f64 * 2.0 * 25.0 / 1e6;
+    assert!((usd.unwrap() - exact).abs() < 1e-4 && epochs == Some(2), "{usd:?} {exact}");
+    assert!(counted.unwrap().contains("o200k_base") && note.contains("2026-11-01, quoted from: a contract"));
+    assert_eq!(told(&mut client, "'host', 'gpt-4o-mini'").1, Some(3), "the protocol's own number");
+    execute(&mut client, "CREATE SERVER together FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'together', base_url 'https://api.together.xyz/v1')");
+    let together = told(&mut client, "'together', 'a-llama'");
+    assert!(
+        together.3.is_none() && together.4.contains("tells its own price") && together.1 == Some(1),
+        "{together:?}"
+    );
+    assert_eq!(fake.seen().len(), 0, "nothing is sent");
+
+    // A job counts the same.
+    let job: String = value(&mut client, "SELECT fine_tune('listeners', provider => 'host', base_model => 'gpt-4o-mini', method => 'sft', hyperparameters => '{\"n_epochs\": 2}')::text");
+    assert_eq!(wait_for_job(&mut client, &job), "succeeded");
+    let of_job: f64 =
+        value(&mut client, &format!("SELECT estimated_usd::float8 FROM fine_tuning_job WHERE id = '{job}'"));
+    assert!((of_job - exact).abs() < 1e-6, "{of_job} {exact}");
+    assert_error!(client, "SELECT estimate_cost('listeners', 'nobody')", "42704", "nobody");
+    assert_error!(client, "SELECT estimate_cost('nothing')", "42704", "nothing");
+    assert_error!(client, "SELECT estimate_cost('listeners', 'host', 'small', 0)", "22023", "epochs");
+    assert_error!(client, "SELECT estimate_cost('listeners', 'host', 'small', method => 'magic')", "22023", "magic");
+}
+
+#[test]
+fn a_schedule_keeps_to_its_limit_of_money() {
+    let fake = FakeProvider::start();
+    let (_db, mut client) = prepared(server(), &fake.url());
+    execute(&mut client, "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, as_of, quoted_from) VALUES ('host', 'small', 25, '2026-11-01', 'test')");
+    let schedule = |limit: &str| {
+        format!("SELECT schedule_retraining('yearly', '0 0 1 1 *', provider => 'host', base_model => 'small', method => 'sft', min_new_examples => 0, min_first_examples => 0, max_usd => {limit}), retrain_now('yearly')")
+    };
+    let ended = |client: &mut Client, runs: i64| {
+        wait_until(PATIENCE, "the run has ended", || {
+            value::<i64>(client, "SELECT count(*) FROM retraining_run WHERE state <> 'running'") == runs
+        });
+        let last = "SELECT concat_ws(' ', state, reason) FROM retraining_run ORDER BY due_at DESC LIMIT 1";
+        value::<String>(client, last)
+    };
+    execute(&mut client, &schedule("0.01"));
+    let run = ended(&mut client, 1);
+    assert!(run.starts_with("failed") && run.contains("max_usd is 0.01"), "{run}");
+    assert_eq!(fake.seen().len(), 0, "nothing was sent");
+    execute(&mut client, &schedule("1000"));
+    let run = ended(&mut client, 2);
+    assert!(run.starts_with("ran"), "{run}");
+    assert_eq!(fake.jobs().len(), 1);
+    assert_error!(client, "SELECT schedule_retraining('x', max_usd => -1)", "22023", "max_usd");
+}
+
+#[test]
+fn a_key_that_may_not_ask_for_models_may_train() {
+    let fake = FakeProvider::start();
+    let (_db, mut client) = prepared(server(), &fake.url());
+    let no = r#"{"error": {"message": "missing scope: api.model.read", "type": "invalid_request_error"}}"#;
+    fake.next("GET /v1/models/", Act::Answer(403, vec![("content-type", "application/json".into())], no.into()), 1);
+    let job = submit_to(&mut client, "host", "");
+    assert_eq!(wait_for_job(&mut client, &job), "succeeded", "{}", history(&mut client, &job));
+    assert_eq!(fake.left_of_script(), 0);
 }
 
 #[test]
 fn out_of_time_it_is_cancelled_there_and_a_retry_takes_it_up_again() {
     let fake = FakeProvider::start();
     fake.behave(|manners| manners.polls = None);
-    let (_db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     let job = submit_to(&mut client, "host", ", timeout => '3 s'");
     assert_eq!(wait_for_job(&mut client, &job), "expired", "{}", history(&mut client, &job));
     assert_eq!(fake.jobs()[0].status, "cancelled");
@@ -150,7 +303,7 @@ fn out_of_time_it_is_cancelled_there_and_a_retry_takes_it_up_again() {
 #[test]
 fn a_pause_sends_nothing() {
     let fake = FakeProvider::start();
-    let (_db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     execute(&mut client, "SELECT pause_worker()");
     let job = submit_to(&mut client, "host", "");
     std::thread::sleep(Duration::from_millis(1200));
@@ -163,7 +316,7 @@ fn a_pause_sends_nothing() {
 #[test]
 fn money_is_looked_at_before_anything_is_sent() {
     let fake = FakeProvider::start();
-    let (_db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     let unknown = submit_to(&mut client, "host", ", max_usd => 5");
     assert_eq!(wait_for_job(&mut client, &unknown), "failed");
     assert!(of(&mut client, &unknown, "error_hint").contains("provider_price"));
@@ -184,7 +337,7 @@ fn money_is_looked_at_before_anything_is_sent() {
 #[test]
 fn what_is_lost_is_looked_for_and_what_is_double_is_cancelled() {
     let fake = FakeProvider::start();
-    let (_db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     // Not done, not answered: three looks, then once more.
     fake.next("POST /v1/fine_tuning/jobs ", Act::CloseBefore, 1);
     let job = submit_to(&mut client, "host", "");
@@ -223,7 +376,7 @@ impl<'a, I: Iterator<Item = &'a String>> Positions for I {
 fn rights_are_those_of_the_owner_at_submit_and_at_each_call() {
     let fake = FakeProvider::start();
     fake.behave(|manners| manners.polls = None);
-    let (db, mut client) = prepared(&fake);
+    let (db, mut client) = prepared(server(), &fake.url());
     let role = server().create_role("ml", &["finetune_admin"]);
     execute(&mut client, &format!("GRANT USAGE ON SCHEMA pgft, public TO {role}"));
     let mut ml = db.connect_as(&role);
@@ -274,7 +427,7 @@ fn rights_are_those_of_the_owner_at_submit_and_at_each_call() {
 fn run_due_work_serves_jobs_at_providers_too() {
     let fake = FakeProvider::start();
     fake.behave(|manners| manners.polls = Some(1));
-    let (_db, mut client) = prepared(&fake);
+    let (_db, mut client) = prepared(server(), &fake.url());
     execute(&mut client, "SELECT pause_worker()");
     let job = submit_to(&mut client, "host", "");
     execute(&mut client, "UPDATE installation SET worker_paused = false");

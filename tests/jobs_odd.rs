@@ -8,39 +8,13 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn settings() -> [(&'static str, &'static str); 5] {
-    [
-        ("shared_preload_libraries", "pg_finetune"),
-        ("synchronous_commit", "on"),
-        ("pg_finetune.poll_interval", "40ms"),
-        ("pg_finetune.http_timeout", "2s"),
-        ("max_worker_processes", "32"),
-    ]
-}
-
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::private(&settings()))
+    SERVER.get_or_init(|| jobs_server(&[("max_worker_processes", "32")]))
 }
 
-fn prepared<'a>(server: &'a Server, url: &str) -> (Database<'a>, Client) {
-    let db = server.create_database("odd");
-    let mut client = db.install("pgft");
-    application(&mut client, 60);
-    execute(&mut client, "SELECT create_dataset('listeners')");
-    provider(&mut client, "host", url, &server.secret(CANARY));
-    (db, client)
-}
-
-fn submit_to(client: &mut Client, provider: &str, seed: u32) -> String {
-    let sql = format!(
-        "SELECT fine_tune('listeners', provider => '{provider}', base_model => 'small', method => 'sft', seed => {seed})::text"
-    );
-    value(client, &sql)
-}
-
-fn of(client: &mut Client, job: &str, column: &str) -> String {
-    value(client, &format!("SELECT COALESCE({column}::text, '') FROM fine_tuning_job WHERE id = '{job}'"))
+fn submit_seed(client: &mut Client, provider: &str, seed: u32) -> String {
+    submit_to(client, provider, &format!(", seed => {seed}"))
 }
 
 fn events(client: &mut Client, job: &str, like: &str) -> i64 {
@@ -56,7 +30,7 @@ fn json(status: u16, body: &str) -> Act {
 fn polls_survive_everything() {
     let fake = FakeProvider::start();
     fake.behave(|manners| manners.polls = None);
-    let (db, mut client) = prepared(server(), &fake.url());
+    let (_db, mut client) = prepared(server(), &fake.url());
     let nested = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
     let odd = [
         json(200, "<html><body>Please log in</body></html>"),
@@ -75,7 +49,7 @@ fn polls_survive_everything() {
         Act::TooShort,
         Act::Answer(200, vec![("content-encoding", "gzip".into())], "not gzip".into()),
     ];
-    let jobs: Vec<String> = (0..odd.len() as u32).map(|seed| submit_to(&mut client, "host", seed)).collect();
+    let jobs: Vec<String> = (0..odd.len() as u32).map(|seed| submit_seed(&mut client, "host", seed)).collect();
     wait_until(PATIENCE, "all run", || {
         value::<i64>(&mut client, "SELECT count(*) FROM fine_tuning_job WHERE state = 'running'") == odd.len() as i64
     });
@@ -95,7 +69,6 @@ fn polls_survive_everything() {
     wait_until(PATIENCE, "all is tidied up", || {
         value::<bool>(&mut client, "SELECT bool_and(phase IS NULL) FROM fine_tuning_job")
     });
-    canary_is_nowhere(server(), &db);
 }
 
 #[test]
@@ -103,7 +76,7 @@ fn words_waits_and_missing_models() {
     let fake = FakeProvider::start();
     fake.behave(|manners| (manners.polls, manners.word) = (None, Some("paused_by_moon".into())));
     let (_db, mut client) = prepared(server(), &fake.url());
-    let job = submit_to(&mut client, "host", 1);
+    let job = submit_seed(&mut client, "host", 1);
     wait_until(PATIENCE, "it was polled some times", || fake.count("GET /v1/fine_tuning/jobs/") > 6);
     assert_eq!(of(&mut client, &job, "raw_status"), "paused_by_moon");
     assert_eq!(events(&mut client, &job, "paused_by_moon"), 1, "said once");
@@ -123,7 +96,7 @@ fn words_waits_and_missing_models() {
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM model WHERE provider = 'host'"), 0);
 
     fake.behave(|manners| (manners.polls, manners.ends_as) = (Some(1), "failed"));
-    let job = submit_to(&mut client, "host", 2);
+    let job = submit_seed(&mut client, "host", 2);
     assert_eq!(wait_for_job(&mut client, &job), "failed");
     assert!(of(&mut client, &job, "error_message").contains("line 3 is no JSON"));
     wait_until(PATIENCE, "the user's data is deleted there", || fake.files().is_empty());
@@ -135,7 +108,7 @@ fn refusals_are_final_and_say_what_works_instead() {
     let (_db, mut client) = prepared(server(), &fake.url());
     let closed = r#"{"error": {"message": "Fine-tuning is not available", "code": "training_not_available", "type": "invalid_request_error"}}"#;
     fake.next("POST /v1/fine_tuning/jobs ", json(403, closed), 1);
-    let job = submit_to(&mut client, "host", 1);
+    let job = submit_seed(&mut client, "host", 1);
     assert_eq!(wait_for_job(&mut client, &job), "failed");
     assert!(of(&mut client, &job, "error_hint").contains("builtin"), "{}", of(&mut client, &job, "error_hint"));
     assert_eq!(fake.count("POST /v1/fine_tuning/jobs "), 1, "asked once");
@@ -143,17 +116,17 @@ fn refusals_are_final_and_say_what_works_instead() {
 
     // A revoked key ends the job that meets it; the others wait and go on with a new one.
     fake.next("POST /v1/files", json(401, r#"{"error": {"message": "Incorrect API key provided: {key}"}}"#), 1);
-    let refused = submit_to(&mut client, "host", 2);
+    let refused = submit_seed(&mut client, "host", 2);
     assert_eq!(wait_for_job(&mut client, &refused), "failed");
     assert!(of(&mut client, &refused, "error_message").contains("********"));
-    let other = submit_to(&mut client, "host", 3);
+    let other = submit_seed(&mut client, "host", 3);
     assert_eq!(wait_for_job(&mut client, &other), "succeeded");
 
     // A damaged row fails alone.
     execute(&mut client, "SELECT pause_worker()");
-    let damaged = submit_to(&mut client, "host", 4);
+    let damaged = submit_seed(&mut client, "host", 4);
     execute(&mut client, &format!("UPDATE fine_tuning_job SET max_attempts = 1, method = 'none' WHERE id = '{damaged}'; SELECT resume_worker()"));
-    let whole = submit_to(&mut client, "host", 5);
+    let whole = submit_seed(&mut client, "host", 5);
     assert_eq!(wait_for_job(&mut client, &whole), "succeeded");
     assert_eq!(wait_for_job(&mut client, &damaged), "failed");
 }
@@ -166,11 +139,11 @@ fn a_broken_provider_delays_only_itself() {
     provider(&mut client, "broken", &broken.url(), &server().secret(CANARY));
     provider(&mut client, "nobody", "http://127.0.0.1:1/v1", &server().secret(CANARY));
     for seed in 0..10 {
-        submit_to(&mut client, "broken", seed);
-        submit_to(&mut client, "nobody", seed);
+        submit_seed(&mut client, "broken", seed);
+        submit_seed(&mut client, "nobody", seed);
     }
     let before = server().log().matches("LOG:  pg_finetune: ").count();
-    let jobs: Vec<String> = (0..10).map(|seed| submit_to(&mut client, "host", seed)).collect();
+    let jobs: Vec<String> = (0..10).map(|seed| submit_seed(&mut client, "host", seed)).collect();
     for job in jobs {
         assert_eq!(wait_for_job(&mut client, &job), "succeeded");
     }
@@ -197,10 +170,10 @@ fn a_broken_provider_delays_only_itself() {
 
 #[test]
 fn tls_is_checked() {
-    let server = Server::private(&settings());
+    let server = jobs_server(&[]);
     let (fake, authority) = FakeProvider::start_tls("localhost");
-    let (db, mut client) = prepared(&server, &fake.url_of("localhost"));
-    let job = submit_to(&mut client, "host", 1);
+    let (_db, mut client) = prepared(&server, &fake.url_of("localhost"));
+    let job = submit_seed(&mut client, "host", 1);
     wait_until(PATIENCE, "an unknown authority is refused", || !of(&mut client, &job, "error_message").is_empty());
     let refused = of(&mut client, &job, "error_message");
     assert!(refused.contains("UnknownIssuer"), "{refused}");
@@ -214,10 +187,9 @@ fn tls_is_checked() {
     let (other, authority) = FakeProvider::start_tls("elsewhere.example");
     provider(&mut client, "other", &other.url_of("localhost"), &server.secret(CANARY));
     server.file("authority.pem", &authority);
-    let job = submit_to(&mut client, "other", 1);
+    let job = submit_seed(&mut client, "other", 1);
     wait_until(PATIENCE, "another name is refused", || !of(&mut client, &job, "error_message").is_empty());
     let refused = of(&mut client, &job, "error_message");
     assert!(refused.contains("not valid for name"), "{refused}");
     assert_eq!(other.seen().len(), 0);
-    canary_is_nowhere(&server, &db);
 }

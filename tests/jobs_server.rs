@@ -11,32 +11,13 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(45);
 
 fn server(more: &[(&str, &str)]) -> Server {
-    let settings = [
-        ("shared_preload_libraries", "pg_finetune"),
-        ("synchronous_commit", "on"),
-        ("pg_finetune.poll_interval", "40ms"),
-        ("pg_finetune.http_timeout", "60s"),
-    ];
-    Server::private(&[&settings, more].concat())
-}
-
-fn prepared<'a>(server: &'a Server, fake: &FakeProvider) -> (Database<'a>, Client) {
-    let db = server.create_database("jobs");
-    let mut client = db.install("pgft");
-    application(&mut client, 60);
-    execute(&mut client, "SELECT create_dataset('listeners')");
-    provider(&mut client, "host", &fake.url(), &server.secret(CANARY));
-    (db, client)
-}
-
-fn submit_to(client: &mut Client) -> String {
-    value(client, "SELECT fine_tune('listeners', provider => 'host', base_model => 'small', method => 'sft')::text")
+    jobs_server(&[&[("pg_finetune.http_timeout", "60s")], more].concat())
 }
 
 /// Submits a job whose creation hangs at the provider.
 fn hanging(client: &mut Client, fake: &FakeProvider) -> String {
     fake.next("POST /v1/fine_tuning/jobs ", Act::HangAfter(LONG), 1);
-    let job = submit_to(client);
+    let job = submit_to(client, "host", "");
     wait_until(PATIENCE, "the request hangs", || fake.count("POST /v1/fine_tuning/jobs ") == 1);
     job
 }
@@ -50,7 +31,7 @@ fn in_time(what: &str, body: impl FnOnce()) {
 #[test]
 fn no_transaction_is_open_while_a_provider_hangs() {
     let (server, fake) = (server(&[]), FakeProvider::start());
-    let (_db, mut client) = prepared(&server, &fake);
+    let (_db, mut client) = prepared(&server, &fake.url());
     hanging(&mut client, &fake);
     std::thread::sleep(Duration::from_millis(1500));
     let open = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_finetune%' AND xact_start < now() - interval '1 s'";
@@ -64,7 +45,7 @@ fn no_transaction_is_open_while_a_provider_hangs() {
 #[test]
 fn a_database_is_given_up_for_drop_and_copy() {
     let (server, fake) = (server(&[]), FakeProvider::start());
-    let (db, mut client) = prepared(&server, &fake);
+    let (db, mut client) = prepared(&server, &fake.url());
     let job = hanging(&mut client, &fake);
     drop(client);
     let mut admin = server.connect("postgres");
@@ -106,9 +87,9 @@ fn a_database_is_given_up_for_drop_and_copy() {
 #[test]
 fn the_extension_can_be_dropped_and_names_what_goes_on() {
     let (server, fake) = (server(&[]), FakeProvider::start());
-    let (db, mut client) = prepared(&server, &fake);
+    let (db, mut client) = prepared(&server, &fake.url());
     fake.behave(|manners| manners.polls = None);
-    let job = submit_to(&mut client);
+    let job = submit_to(&mut client, "host", "");
     wait_until(PATIENCE, "the job runs", || {
         value::<String>(&mut client, &format!("SELECT state FROM fine_tuning_job WHERE id = '{job}'")) == "running"
     });
@@ -133,6 +114,7 @@ fn all_databases_are_served_by_few_slots() {
         (server(&[("max_worker_processes", "4"), ("max_logical_replication_workers", "0")]), FakeProvider::start());
     let key = server.secret(CANARY);
     let databases: Vec<_> = (0..5).map(|_| server.create_database("many")).collect();
+    databases.iter().for_each(Database::look_for_canary);
     let mut clients: Vec<Client> = databases.iter().map(|db| db.install("pgft")).collect();
     for client in &mut clients {
         application(client, 60);
@@ -157,9 +139,9 @@ fn all_databases_are_served_by_few_slots() {
 fn a_standby_is_silent_and_goes_on_after_its_promotion() {
     let (server, fake) =
         (server(&[("wal_level", "replica"), ("max_wal_senders", "4"), ("hot_standby", "on")]), FakeProvider::start());
-    let (db, mut client) = prepared(&server, &fake);
+    let (db, mut client) = prepared(&server, &fake.url());
     fake.behave(|manners| manners.polls = None);
-    let job = submit_to(&mut client);
+    let job = submit_to(&mut client, "host", "");
     wait_until(PATIENCE, "the job runs", || fake.count("GET /v1/fine_tuning/jobs/") > 0);
     let Some(standby) = server.standby() else {
         println!("skipped: this server has no pg_basebackup");
@@ -193,4 +175,28 @@ fn a_standby_is_silent_and_goes_on_after_its_promotion() {
     let why: String = value(&mut reader, &format!("SELECT concat_ws(E'\\n', j.error_message, (SELECT string_agg(e.message, E'\\n' ORDER BY e.id) FROM fine_tuning_event e WHERE e.job_id = j.id)) FROM fine_tuning_job j WHERE j.id = '{second}'"));
     assert_eq!(ended, "succeeded", "{why}");
     assert_eq!(fake.jobs().len(), 2, "polled on, not created again");
+}
+
+#[test]
+fn a_restored_dump_sends_nothing_until_it_is_adopted() {
+    let (server, fake) = (server(&[]), FakeProvider::start());
+    let (db, mut client) = prepared(&server, &fake.url());
+    execute(&mut client, "SELECT pause_worker()");
+    submit_to(&mut client, "host", "");
+    let copy = server.create_database("restored");
+    db.restore_into(&copy);
+    let mut restored = copy.connect();
+    execute(&mut restored, "SET search_path = pgft, public; SELECT resume_worker()");
+    copy.look_for_canary();
+    let state: String = value(&mut restored, "SELECT state FROM worker_status()");
+    assert!(state.contains("not been adopted"), "{state}");
+    let more = submit_to(&mut restored, "host", ", seed => 2");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_error!(restored, "CALL run_due_work()", "55000", "not been adopted");
+    assert_eq!(fake.seen().len(), 0, "nothing is sent from a copy");
+    execute(&mut restored, "SELECT adopt_database()");
+    assert_eq!(wait_for_job(&mut restored, &more), "succeeded", "{}", history(&mut restored, &more));
+    let open = "SELECT count(*) FROM fine_tuning_job WHERE state <> 'succeeded'";
+    wait_until(PATIENCE, "what was waiting in the dump has run", || value::<i64>(&mut restored, open) == 0);
+    assert_eq!(fake.jobs().len(), 2, "the original is still paused");
 }

@@ -322,7 +322,7 @@ fn targets_are_proved_refuted_or_open_and_said_in_words() {
     let refuted = "SELECT verdict FROM experiment_results('e') WHERE target = '+20 %'";
     assert_eq!(value::<String>(&mut admin, refuted), "refuted");
     // Items younger than the window are not counted yet.
-    let young = "SELECT DISTINCT reason FROM experiment_results('e', outcome_window => '7 days')";
+    let young = "SELECT DISTINCT reason FROM experiment_results('e', settled => true)";
     assert_eq!(values::<String>(&mut admin, young), ["no_events"]);
 }
 

@@ -96,3 +96,68 @@ fn options_are_checked_and_never_repeated() {
     );
     admin.batch_execute("CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (api_key 'sk-1')").unwrap();
 }
+
+#[test]
+fn a_key_goes_to_the_address_that_it_was_stored_for() {
+    let db = Server::shared().create_database("moved");
+    let mut client = db.install("pgft");
+    provider(&mut client, 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let nobody_asked = || assert!(listener.accept().is_err(), "something was sent");
+    let moved = |client: &mut Client, port: u16, path: &str| {
+        execute(client, &format!("ALTER SERVER trainer OPTIONS (SET base_url 'http://127.0.0.1:{port}{path}')"));
+    };
+    moved(&mut client, port, "/v1");
+    let submit = "SELECT fine_tune('none', provider => 'trainer', base_model => 'small', method => 'sft')";
+    let origins = [
+        format!("http://127.0.0.1:{port}"),
+        "http://127.0.0.1:1,".to_string(),
+        "ALTER USER MAPPING FOR postgres".to_string(),
+    ];
+    execute(&mut client, "INSERT INTO dataset (name, version, positive, seed, examples, users, report, digest) VALUES ('none', 1, '{saved}', 1, 0, 0, '{}', '')");
+    for ask in ["CALL check_provider('trainer')", submit] {
+        assert_error!(client, ask, "42501", &origins[0], &origins[1], &origins[2]);
+    }
+    nobody_asked();
+
+    // Only whoever has the key can say that it may go there; a no-op is not enough.
+    let admin = Server::shared().create_role("owner", &["finetune_admin"]);
+    execute(&mut client, &format!("GRANT USAGE ON SCHEMA pgft TO {admin}; ALTER SERVER trainer OWNER TO {admin}"));
+    let mut owner = db.connect_as(&admin);
+    execute(&mut owner, "SET search_path = pgft, public");
+    let address = format!("UPDATE key_origin SET origin = 'http://127.0.0.1:{port}'");
+    for forged in
+        [address.as_str(), "DELETE FROM key_origin", "INSERT INTO key_origin VALUES ('other', 'postgres', 'http://x')"]
+    {
+        assert_error!(owner, forged, "42501", "may not act for \"postgres\"");
+    }
+    assert_eq!(
+        expect_error(&mut owner, "ALTER USER MAPPING FOR postgres SERVER trainer OPTIONS (DROP api_key)").code,
+        "HV00J"
+    );
+    execute(&mut owner, "ALTER SERVER trainer RENAME TO renamed");
+    assert_error!(client, "CALL check_provider('renamed')", "42501", "a server of another name");
+    execute(&mut owner, "ALTER SERVER renamed RENAME TO trainer");
+    nobody_asked();
+
+    execute(&mut client, "ALTER USER MAPPING FOR postgres SERVER trainer OPTIONS (SET api_key 'sk-canary'); ALTER SERVER trainer OWNER TO postgres");
+    moved(&mut client, port, "/other/path"); // the same door
+    listener.set_nonblocking(false).unwrap();
+    let serving = std::thread::spawn(move || {
+        listener.accept().map(|(mut stream, _)| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\nconnection: close\r\n\r\n{\"data\":[]}")
+        })
+    });
+    execute(&mut client, "CALL check_provider('trainer')");
+    serving.join().unwrap().unwrap().unwrap();
+
+    // A restored copy knows it, too.
+    let copy = Server::shared().create_database("moved_copy");
+    db.restore_into(&copy);
+    let mut restored = copy.connect();
+    let stored: String =
+        value(&mut restored, "SELECT origin FROM pgft.key_origin WHERE provider = 'trainer' AND owner = 'postgres'");
+    assert_eq!(stored, format!("http://127.0.0.1:{port}"));
+}

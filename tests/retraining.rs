@@ -60,6 +60,97 @@ fn from_tick_to_experiment() {
     assert!(reason.starts_with("0 new examples, 100 wanted"), "{reason}");
 }
 
+/// Ten items for users `from` to `to` of the running experiment, saved as their arm's users do.
+fn log_items(client: &mut Client, from: i32, to: i32, saved_base: i32, saved_new: i32) {
+    execute(
+        client,
+        &format!(
+            "INSERT INTO model_performance_log
+                 (user_id, signal_id, model_variant, model_id, experiment, phase, user_action, relevance_score, actioned_at)
+             SELECT 'visitor-' || u, s::text, a.variant, a.model_id, a.experiment, a.phase,
+                    CASE WHEN s <= (CASE a.variant WHEN 'base' THEN {saved_base} ELSE {saved_new} END) + u % 3 - 1 THEN 'saved' ELSE 'skipped' END,
+                    0.9, now()
+             FROM generate_series({from}, {to}) u CROSS JOIN LATERAL _assignment('visitor-' || u, now()) a CROSS JOIN generate_series(1, 10) s
+             WHERE a.in_experiment"
+        ),
+    );
+}
+
+/// One look of the rollout, by the worker's round.
+fn look(client: &mut Client) {
+    execute(client, "UPDATE rollout SET next_due_at = clock_timestamp()");
+    execute(client, "CALL run_due_work()");
+}
+
+const SCHEDULE: &str = "SELECT schedule_retraining('yearly', '0 0 1 1 *', planned_users => 2000, rollout =>
+    '{\"auto_promote\": true, \"steps\": [0.5, 1], \"min_hours\": 0, \"min_days\": 0, \"outcome_window\": null}')";
+
+/// Up to the experiment of a model that passed the gate.
+fn rolling_out(db: &Database) -> Client {
+    let mut client = db.install("pgft");
+    application(&mut client, 200);
+    execute(&mut client, SCHEDULE);
+    execute(&mut client, "UPDATE retraining_schedule SET next_due_at = clock_timestamp()");
+    wait_until(Duration::from_secs(60), "the model is in its experiment", || {
+        execute(&mut client, "CALL run_due_work()");
+        value::<i64>(&mut client, "SELECT count(*) FROM rollout") == 1
+    });
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("running", "rollout"), "{reason}");
+    client
+}
+
+#[test]
+fn from_tick_to_promotion_without_a_person() {
+    let db = Server::shared().create_database("promoted");
+    let mut client = rolling_out(&db);
+    let begun = "SELECT p.coverage || ' of ' || e.planned_users FROM experiment e JOIN experiment_phase p ON p.experiment = e.name";
+    assert_eq!(value::<String>(&mut client, begun), "0.5 of 2000");
+    // A tick in the meantime waits for this run.
+    execute(&mut client, "UPDATE retraining_schedule SET next_due_at = clock_timestamp()");
+    execute(&mut client, "CALL run_due_work()");
+    let (state, _, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), reason.as_str()), ("skipped", "the run before it was still under way"));
+    log_items(&mut client, 1, 1000, 3, 5);
+    look(&mut client);
+    let shown = "SELECT reason FROM retraining_run WHERE state = 'running'";
+    assert_eq!(value::<String>(&mut client, shown), "continue: coverage goes from 0.5 to 1");
+    log_items(&mut client, 1001, 1600, 3, 5);
+    look(&mut client);
+    let ended = "SELECT concat_ws(' | ', r.state, r.stage, r.reason = format('model %s serves everybody: save_rate is proved better', r.model_id), r.model_id = served_at(NULL))
+        FROM retraining_run r WHERE r.experiment IS NOT NULL";
+    assert_eq!(value::<String>(&mut client, ended), "ran | promoted | t | t");
+    // Every step is a row, and each decision can be taken again.
+    let steps = "SELECT string_agg(decision, ' ' ORDER BY id) || ' ' || bool_and(d.acted AND (replay_decision(d.id)).same) FROM rollout_decision d WHERE decision <> 'hold'";
+    assert_eq!(value::<String>(&mut client, steps), "continue promote true");
+    let complete = "SELECT count(*) FROM retraining_run r JOIN dataset d ON d.id = r.dataset_id JOIN fine_tuning_job j ON j.id = r.job_id
+        JOIN model_evaluation v ON v.model_id = r.model_id AND v.verdict = 'passed' JOIN experiment e ON e.name = r.experiment AND e.shipped_variant = 'fineTuned'
+        JOIN deployment p ON p.experiment = r.experiment AND p.model_id = r.model_id";
+    assert_eq!(value::<i64>(&mut client, complete), 1, "every step can be followed");
+}
+
+#[test]
+fn a_candidate_that_is_worse_is_taken_back_without_a_person() {
+    let db = Server::shared().create_database("kept");
+    let mut client = rolling_out(&db);
+    log_items(&mut client, 1, 1000, 5, 3);
+    look(&mut client);
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "kept"), "{reason}");
+    assert!(reason.starts_with("kept what serves: false_suggestion_rate is proved worse"), "{reason}");
+    assert_eq!(value::<String>(&mut client, "SELECT served_at(NULL)"), "base");
+}
+
+#[test]
+fn a_person_may_end_what_a_schedule_began() {
+    let db = Server::shared().create_database("byhand");
+    let mut client = rolling_out(&db);
+    execute(&mut client, "SELECT unschedule_retraining('yearly'); SELECT stop_experiment(name, 'fineTuned', 'seen enough') FROM experiment");
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "promoted"));
+    assert!(reason.ends_with("serves everybody: seen enough"), "{reason}");
+}
+
 #[test]
 fn the_next_model_has_to_beat_the_live_one() {
     let db = Server::shared().create_database("live");
@@ -151,6 +242,19 @@ fn refusals() {
     assert_error!(client, "SELECT schedule_retraining('weekly', time_zone => 'Mars/Olympus')", "22023", "Mars/Olympus");
     assert_error!(client, "SELECT schedule_retraining('weekly', provider => 'nope')", "42704", "nope");
     assert_error!(client, "SELECT schedule_retraining('weekly', coverage => 0)", "22023", "coverage");
+    for (rollout, part) in [
+        ("[]", "a JSON object"),
+        ("{\"nope\": 1}", "'nope'"),
+        ("{\"goal\": \"joy\"}", "joy"),
+        ("{\"steps\": [1, 0.5]}", "rising coverages"),
+        ("{\"steps\": \"all\"}", "cannot be read"),
+        ("{\"alpha\": 5}", "out of range"),
+        ("{\"inference\": \"tarot\"}", "tarot"),
+        ("{\"guardrails\": {\"joy\": 0}}", "joy"),
+    ] {
+        assert_error!(client, &format!("SELECT schedule_retraining('weekly', rollout => '{rollout}')"), "22023", part);
+    }
+    assert_error!(client, "SELECT schedule_retraining('weekly', planned_users => 0)", "22023", "planned_users");
     assert_error!(client, "SELECT schedule_retraining('')", "22004", "name");
     assert_error!(client, "SELECT unschedule_retraining('nope')", "42704", "nope");
     assert_error!(client, "SELECT retrain_now('nope')", "42704", "nope");

@@ -16,8 +16,8 @@ use crate::pg::spi::{own_schema, own_table};
 use crate::pg::triggers::{self, Operation};
 use crate::pg::{relcache, settings, statement};
 
-/// CHECKs of the log and of the data points.
-const CHECKS: u16 = 2;
+/// CHECKs that the log and the data points are made with.
+const CHECKS: [u16; 2] = [3, 2];
 /// Columns of _known_signals_statement(): key, places in log and data points, whether something changed; then what to set.
 const FIRST_SETTING: i32 = 5;
 /// Up to this many keys a plan is kept; beyond, the number of keys decides how tables are joined.
@@ -160,8 +160,8 @@ fn capture(
     match operation {
         Operation::Update => {
             let [Some(log), Some(points)] = [
-                OwnTable::open(kept.log, CHECKS, &[]),
-                OwnTable::open(kept.points, CHECKS, &[c"profile_note", c"profile_write", c"profile_truncate"]),
+                OwnTable::open(kept.log, CHECKS[0], &[]),
+                OwnTable::open(kept.points, CHECKS[1], &[c"profile_note", c"profile_write", c"profile_truncate"]),
             ] else {
                 return Ok(None);
             };

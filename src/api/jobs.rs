@@ -44,8 +44,7 @@ fn check_provider_job(options: Vec<Option<String>>, method: &str, hyperparameter
             .into());
     }
     // As in pg_foreign_server: what a host takes depends on its dialect, too.
-    let options = options.iter().flatten().filter_map(|option| option.split_once('='));
-    let server = Server::new(options.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let server = Server::of(options);
     let protocol = server.protocol.as_str();
     let Some(provider) = providers::by_name(protocol) else {
         return Err(UserError::new(

@@ -1,6 +1,7 @@
 //! SQL functions by topic; their declarations, comments and grants stand in sql/.
 
 mod capture;
+mod cost;
 mod dataset;
 mod dataset_freeze;
 mod experiment;

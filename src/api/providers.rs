@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use crate::pg::errors::UserError;
 use crate::pg::{foreign, roles};
 use crate::providers::options::{self, Error};
+use crate::providers::protocol::Server;
 use crate::worker;
 
 /// Validator of the foreign data wrapper: options arrive as name=value.
@@ -17,6 +18,11 @@ fn validate_provider(given: Vec<Option<String>>, catalog: pg_sys::Oid) -> Result
         .filter_map(|option| option.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())))
         .collect();
     options::validate(foreign::place(catalog), &given, foreign::is_superuser()).map_err(|error| explain(&error).into())
+}
+
+#[pg_extern(sql = false, immutable, parallel_safe, strict)]
+fn provider_origin(options: Vec<Option<String>>) -> String {
+    Server::of(options).origins()
 }
 
 fn explain(error: &Error) -> UserError {

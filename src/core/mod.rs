@@ -8,3 +8,6 @@ pub mod report;
 pub mod schedule;
 pub mod stats;
 pub mod trainer;
+
+#[cfg(test)]
+mod vectors;

@@ -6,7 +6,7 @@ use super::errors::UserError;
 use crate::core::dataset::export::{group_lines, Format, Listener};
 use crate::core::dataset::template::Template;
 use crate::core::dataset::triplets::{Mining, Options};
-use crate::core::dataset::Split;
+use crate::core::dataset::{Part, Split};
 
 /// Negatives per positive in the lines of formats made of triplets.
 const EXPORT_PER_POSITIVE: i32 = 4;
@@ -27,7 +27,16 @@ enum From {
 impl Lines {
     /// `template` names the words of the chat formats.
     pub fn open(dataset: &str, format: Format, split: Split, template: &str) -> Result<Self, UserError> {
-        let source = Source::open(dataset, split)?;
+        Self::of(Source::open(dataset, split)?, format, template)
+    }
+
+    /// Those of one part of the train side.
+    pub fn open_part(dataset: &str, format: Format, part: Part) -> Result<Self, UserError> {
+        Self::of(Source::open(dataset, Split::Train)?.only(part), format, "default")
+    }
+
+    fn of(source: Source, format: Format, template: &str) -> Result<Self, UserError> {
+        let split = source.split();
         let words = source.template(template)?;
         let from = if format.of_triplets() {
             // a pair has no negative to mine
@@ -51,7 +60,9 @@ impl Lines {
             From::Users { users, split, current } => {
                 if current.as_ref().is_none_or(|(listener, next)| *next == listener.lines()) {
                     let Some((user_id, examples)) = users.advance()? else { return Ok(None) };
-                    *current = Some((Listener::new(user_id, examples, *split), 0));
+                    let source = users.source();
+                    let listener = Listener::new(user_id, examples, *split).only(|example| source.takes(example));
+                    *current = Some((listener, 0));
                 }
                 let Some((listener, next)) = current.as_mut().filter(|(listener, next)| *next < listener.lines())
                 else {

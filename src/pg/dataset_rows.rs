@@ -10,7 +10,7 @@ use pgrx::spi::SpiHeapTupleData;
 
 use crate::core::dataset::template::Template;
 use crate::core::dataset::triplets::normalise;
-use crate::core::dataset::{DatasetError, Example, Split};
+use crate::core::dataset::{DatasetError, Example, Part, Split};
 use crate::pg::errors::UserError;
 use crate::pg::memory::in_own_context;
 use crate::pg::spi::own_schema;
@@ -27,6 +27,7 @@ pub struct Source {
     pub dimensions: usize,
     seed: i64,
     split: Split,
+    part: Part,
 }
 
 impl Source {
@@ -49,7 +50,23 @@ impl Source {
             dimensions: dimensions.unwrap_or(1) as usize,
             seed: seed.unwrap_or_default(),
             split,
+            part: Part::Whole,
         })
+    }
+
+    /// Only this part of the train side.
+    pub fn only(self, part: Part) -> Self {
+        Self { part, ..self }
+    }
+
+    /// Whether an example has lines of its own.
+    pub fn takes(&self, example: &Example) -> bool {
+        self.part.takes(self.seed, &example.content_hash)
+    }
+
+    /// Whether a text may stand in the lines of others.
+    pub fn shows(&self, content_hash: &[u8]) -> bool {
+        self.part.shows(self.seed, content_hash)
     }
 
     /// The seed that the dataset was made with.
@@ -186,7 +203,9 @@ impl Users {
         let user = user.clone();
         let mut examples = Vec::new();
         while let Some((_, example)) = self.loaded.pop_front_if(|(owner, _)| *owner == user) {
-            examples.push(example);
+            if example.split != Split::Train.name() || self.source.shows(&example.content_hash) {
+                examples.push(example);
+            }
         }
         Ok(Some((user, examples)))
     }

@@ -72,8 +72,10 @@ impl Groups {
             let mut user = User::new(user, examples, self.users.source().split(), &mut || {
                 check_for_interrupts!();
             });
-            let groups: Vec<Group> =
-                user.positives(&self.options).into_iter().map(|p| user.group(p, &self.options)).collect();
+            let source = self.users.source();
+            let positives = user.positives(&self.options).into_iter();
+            let positives = positives.filter(|&p| source.takes(&user.examples()[p]));
+            let groups: Vec<Group> = positives.map(|p| user.group(p, &self.options)).collect();
             let wanted = user.wanted(&groups);
             user.keep_only_saved_vectors();
             anchors += wanted.len();
@@ -201,6 +203,6 @@ fn read_texts<'a>(source: &Source, places: impl Iterator<Item = &'a Arc<Place>>)
         let (id, text) = (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default());
         Ok((row.get(1)?.unwrap_or_default(), MinedText { id, text, vector: unit_vector(row.get(4)?) }))
     })?;
-    let visible = rows.into_iter().filter(|(_, mined)| !mined.text.trim().is_empty());
+    let visible = rows.into_iter().filter(|(hash, mined)| !mined.text.trim().is_empty() && source.shows(hash));
     Ok(visible.filter_map(|(hash, mined)| Some((hash.try_into().ok()?, Rc::new(mined)))).collect())
 }

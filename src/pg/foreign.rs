@@ -2,8 +2,10 @@
 
 use std::ffi::{CStr, CString};
 
+use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
+use super::spi;
 use crate::providers::options::Place;
 use crate::providers::protocol::Server;
 use crate::providers::secret::Secret;
@@ -53,8 +55,17 @@ fn of_user(name: &str, user: pg_sys::Oid) -> Option<Provider> {
         let of_superuser = pg_sys::superuser_arg((*server).owner);
         let mut described = Server::new(options((*server).options));
         described.of_superuser = of_superuser;
+        let role = CStr::from_ptr(pg_sys::GetUserNameFromId(user, false)).to_string_lossy();
+        check_origin(&name.to_string_lossy(), &role, &described.origins());
         Some(Provider { server: described, key: key(options((*mapping).options)) })
     }
+}
+
+/// Raises an error unless the role's key was stored for these origins: whoever owns the server may have moved it since.
+fn check_origin(provider: &str, role: &str, origins: &str) {
+    let Some(schema) = spi::own_schema() else { return };
+    let query = format!("SELECT {schema}._check_key_origin($1, $2, $3)");
+    Spi::run_with_args(&query, &[provider.into(), role.into(), origins.into()]).unwrap_or_report();
 }
 
 fn key(options: Vec<(String, String)>) -> Key {

@@ -71,6 +71,9 @@ impl Protocol for Bedrock {
             events: false,
             checkpoints: false,
             price_api: false,
+            max_validation_rows: 1_000,
+            // Which models take one differs: asked for, not assumed.
+            validation_share: 0.0,
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::protocol::{After, Estimate, EventPage, Lifecycle, Poll, RemoteJob};
+use super::protocol::{After, Checkpoint, Estimate, EventPage, FileView, Lifecycle, Poll, RemoteJob};
 use super::state::State;
 
 /// The request that comes next.
@@ -58,6 +58,11 @@ pub struct Job {
     pub train_bytes: Option<u64>,
     pub train_rows: Option<u64>,
     pub train_tokens: Option<u64>,
+    /// Share of the texts held back for a validation file; None leaves it to the protocol.
+    pub validation_share: Option<f64>,
+    pub validation_bytes: Option<u64>,
+    pub validation_rows: Option<u64>,
+    pub estimated_usd: Option<f64>,
     pub max_usd: Option<f64>,
     pub known_event: Option<String>,
     pub provider_failures: i32,
@@ -66,6 +71,11 @@ pub struct Job {
 impl Job {
     pub fn state(&self) -> State {
         State::parse(&self.state).unwrap_or(State::Pending)
+    }
+
+    /// The validation file as it was written first; None: there is none.
+    pub fn validation(&self) -> Option<FileView> {
+        self.validation_bytes.zip(self.validation_rows).map(|(bytes, rows)| FileView { bytes, rows })
     }
 
     pub fn stopping(&self) -> bool {
@@ -85,17 +95,30 @@ impl Job {
     }
 }
 
+/// Files that are written, and what is known of the price.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Prepared {
+    pub train: FileView,
+    pub validation: Option<FileView>,
+    pub tokens: Option<u64>,
+    /// How the tokens were counted.
+    pub how: Option<String>,
+    pub usd: Option<f64>,
+    /// The provider will tell a price once it has the files.
+    pub priced_later: bool,
+}
+
 /// What an answer told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Prepared { bytes: u64, rows: u64, tokens: Option<u64>, how: Option<String>, usd: Option<f64>, priced_later: bool },
+    Prepared(Prepared),
     Asked(Lifecycle),
     Uploaded(Option<After>),
     Priced(Option<Estimate>),
     Created(String),
     Found(Vec<RemoteJob>),
     Polled(Box<Poll>),
-    Events(EventPage),
+    Events(EventPage, Vec<Checkpoint>),
     Cancelled,
     Cleaned(Option<After>),
 }
@@ -135,6 +158,8 @@ pub struct Change {
     pub train_bytes: Option<u64>,
     pub train_rows: Option<u64>,
     pub train_tokens: Option<u64>,
+    pub validation_bytes: Option<u64>,
+    pub validation_rows: Option<u64>,
     pub trained_tokens: Option<u64>,
     pub estimated_usd: Option<f64>,
     pub billed_usd: Option<f64>,
@@ -146,6 +171,7 @@ pub struct Change {
     pub problem: Option<Problem>,
     pub lines: Vec<Line>,
     pub remote_events: Vec<Value>,
+    pub checkpoints: Option<Vec<Checkpoint>>,
     /// Nothing goes to this provider for so long; None: it works.
     pub provider_wait_ms: Option<u64>,
     /// Whether that counts as a failure of the provider.

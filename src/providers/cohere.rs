@@ -67,6 +67,8 @@ impl Protocol for Cohere {
             events: true,
             checkpoints: false,
             price_api: false,
+            max_validation_rows: 0,
+            validation_share: 0.0,
         }
     }
 

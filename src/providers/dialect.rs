@@ -1,7 +1,7 @@
 //! The OpenAI-like hosts are data, not code.
 
 use super::knobs::{Kind, Knob};
-use super::protocol::{Caps, JobView, Server, Training};
+use super::protocol::{Caps, JobView, Server, Training, VALIDATION_SHARE};
 use super::state::Serving;
 use super::wire::Auth;
 
@@ -23,6 +23,8 @@ pub struct Dialect {
     pub min_rows: u64,
     pub max_rows: u64,
     pub methods: &'static [Training],
+    /// Takes a validation file.
+    pub validation: bool,
     /// Has POST /uploads for files that are sent in parts.
     pub uploads: bool,
     /// Honours Idempotency-Key: the same job is created once even if it is asked for twice.
@@ -43,6 +45,7 @@ const OPENAI: Dialect = Dialect {
     min_rows: 10,
     max_rows: u64::MAX,
     methods: CHAT,
+    validation: true,
     uploads: true,
     idempotency: false,
     checkpoints: true,
@@ -70,6 +73,7 @@ static DIALECTS: [Dialect; 4] = [
         min_rows: 100,
         max_rows: 20_000,
         methods: &[Training::Sft],
+        validation: false,
         uploads: false,
         ..OPENAI
     },
@@ -80,7 +84,6 @@ static DIALECTS: [Dialect; 4] = [
         methods: &[Training::Contrastive, Training::Sft, Training::Dpo],
         uploads: false,
         idempotency: true,
-        checkpoints: false,
         ..OPENAI
     },
 ];
@@ -113,6 +116,8 @@ impl Dialect {
             events: true,
             checkpoints: self.checkpoints,
             price_api: false,
+            max_validation_rows: if self.validation { u64::MAX } else { 0 },
+            validation_share: VALIDATION_SHARE,
         }
     }
 

@@ -7,7 +7,10 @@ use serde_json::{json, Value};
 use super::fault::{json, json_once, not_protocol, Fault, Refusal};
 use super::knobs::{self, Kind, Knob};
 use super::openai::ended_before;
-use super::protocol::{After, Caps, Found, JobView, Poll, Protocol, RemoteError, RemoteJob, Server, Step, Training};
+use super::protocol::{
+    After, Caps, Estimate, Found, JobView, Poll, Protocol, RemoteError, RemoteJob, Server, Step, Training,
+    VALIDATION_SHARE,
+};
 use super::read::{count, list, number, text, time};
 use super::refusals;
 use super::state::{self, Serving, State};
@@ -101,6 +104,41 @@ fn name(which: Which) -> &'static str {
     }
 }
 
+/// A job, to be created or to be priced.
+fn body(job: &JobView) -> Value {
+    let model = match knobs::suffix(job, 15) {
+        Some(suffix) => format!("{}-{}", suffix.to_ascii_lowercase().replace('_', "-"), our_id(job)),
+        None => our_id(job),
+    };
+    let model: String = model.chars().take(63).collect();
+    let mut training = job.hyperparameters.clone();
+    training.insert("baseModel".into(), job.base_model.clone().into());
+    training.insert("outputModel".into(), resource(job, &format!("models/{}", model.trim_end_matches('-'))).into());
+    let dataset = |which| resource(job, &format!("datasets/{}", dataset_id(job, which)));
+    let mut body = json!({"dataset": dataset(Which::Train), "displayName": our_id(job)});
+    if job.method == Training::Dpo {
+        body["trainingConfig"] = training.into();
+        return body;
+    }
+    if job.validation.is_some() {
+        training.insert("evaluationDataset".into(), dataset(Which::Validation).into());
+    }
+    for (name, value) in training {
+        body[name] = value;
+    }
+    body
+}
+
+/// The vendor's own figure in dollars; other currencies are none.
+fn dollars(value: &Value) -> Option<f64> {
+    let units = number(value, "/estimatedCost/units");
+    let nanos = number(value, "/estimatedCost/nanos");
+    let known = text(value, "/estimatedCost/currencyCode").is_none_or(|currency| currency == "USD");
+    let cost =
+        (units.is_some() || nanos.is_some()).then(|| units.unwrap_or_default() + nanos.unwrap_or_default() * 1e-9);
+    cost.filter(|cost| known && *cost >= 0.0)
+}
+
 impl Protocol for Fireworks {
     fn caps(&self, _server: &Server) -> Caps {
         Caps {
@@ -113,12 +151,20 @@ impl Protocol for Fireworks {
             cancel: true,
             events: false,
             checkpoints: false,
-            price_api: false,
+            // Of supervised jobs; what cannot be told is held against max_usd as unknown.
+            price_api: true,
+            max_validation_rows: 3_000_000,
+            validation_share: VALIDATION_SHARE,
         }
     }
 
     fn format(&self, job: &JobView) -> Result<&'static str, Fault> {
         Ok(if job.method == Training::Dpo { "openai_dpo" } else { "openai_chat" })
+    }
+
+    /// A dpo job has no field for it.
+    fn takes_validation(&self, job: &JobView) -> bool {
+        job.method != Training::Dpo
     }
 
     fn validate(&self, job: &JobView) -> Result<(), Fault> {
@@ -193,28 +239,8 @@ impl Protocol for Fireworks {
     }
 
     fn create(&self, job: &JobView) -> Result<Request, Fault> {
-        let model = match knobs::suffix(job, 15) {
-            Some(suffix) => format!("{}-{}", suffix.to_ascii_lowercase().replace('_', "-"), our_id(job)),
-            None => our_id(job),
-        };
-        let model: String = model.chars().take(63).collect();
-        let mut training = job.hyperparameters.clone();
-        training.insert("baseModel".into(), job.base_model.clone().into());
-        training.insert("outputModel".into(), resource(job, &format!("models/{}", model.trim_end_matches('-'))).into());
-        let dataset = |which| resource(job, &format!("datasets/{}", dataset_id(job, which)));
-        let mut body = json!({"dataset": dataset(Which::Train), "displayName": our_id(job)});
-        if job.method == Training::Dpo {
-            body["trainingConfig"] = training.into();
-        } else {
-            if job.validation.is_some() {
-                training.insert("evaluationDataset".into(), dataset(Which::Validation).into());
-            }
-            for (name, value) in training {
-                body[name] = value;
-            }
-        }
         let (path, parameter) = collection(job);
-        Ok(request(Verb::Post, job, &format!("{path}?{parameter}={}", our_id(job))).json(body).once())
+        Ok(request(Verb::Post, job, &format!("{path}?{parameter}={}", our_id(job))).json(body(job)).once())
     }
 
     fn created(&self, job: &JobView, answer: &Answer) -> Result<String, Fault> {
@@ -264,18 +290,12 @@ impl Protocol for Fireworks {
             })
         });
         let model = ["/outputModel", "/trainingConfig/outputModel"].iter().find_map(|place| text(&value, place));
-        // The vendor's own figure; it has no other for what was billed.
-        let dollars = text(&value, "/estimatedCost/currencyCode").is_none_or(|currency| currency == "USD");
-        let units = number(&value, "/estimatedCost/units");
-        let nanos = number(&value, "/estimatedCost/nanos");
-        let cost = (units.is_some() || nanos.is_some())
-            .then(|| units.unwrap_or_default() + nanos.unwrap_or_default() * 1e-9)
-            .filter(|cost| dollars && *cost >= 0.0);
         Ok(Poll {
             model: model.filter(|_| good),
             serving: if good { Serving::NeedsDeploy } else { Serving::None },
             trained_tokens: count(&value, "/jobProgress/inputTokens").filter(|_| good),
-            billed_usd: cost.filter(|_| good),
+            // There is no other figure for what was billed.
+            billed_usd: dollars(&value).filter(|_| good),
             progress: number(&value, "/jobProgress/percent").map(|percent| (percent / 100.0).clamp(0.0, 1.0)),
             state,
             raw_status,
@@ -305,6 +325,16 @@ impl Protocol for Fireworks {
     fn cleaned(&self, job: &JobView, answer: &Answer) -> Result<After, Fault> {
         ended_before(json(answer))?;
         Ok(After::now(job.remember("clean", job.remote["clean"].as_u64().unwrap_or(0) + 1)))
+    }
+
+    /// Only supervised jobs are priced beforehand.
+    fn estimate(&self, job: &JobView) -> Option<Request> {
+        let supervised = job.method != Training::Dpo;
+        supervised.then(|| request(Verb::Post, job, "/supervisedFineTuningJobs:estimateCost").json(body(job)))
+    }
+
+    fn estimated(&self, _job: &JobView, answer: &Answer) -> Result<Estimate, Fault> {
+        Ok(Estimate { usd: dollars(&json(answer)?), ..Estimate::default() })
     }
 
     fn models(&self, server: &Server) -> Result<Request, Fault> {

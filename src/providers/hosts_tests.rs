@@ -73,7 +73,10 @@ fn together_uploads_asks_the_price_and_creates() {
     let price =
         ok(json!({"estimated_total_price": 4, "estimated_train_token_count": 50_319, "allowed_to_proceed": true}));
     let price = together.estimated(&view, &price).unwrap();
-    assert_eq!((price.usd, price.tokens, price.blocked), (4.0, Some(50_319), false), "dollars");
+    assert_eq!((price.usd, price.tokens, price.blocked), (Some(4.0), Some(50_319), false), "dollars");
+    let untold = ok(json!({"estimation_available": false, "allowed_to_proceed": true}));
+    assert_eq!(together.estimated(&view, &untold).unwrap().usd, None);
+    assert!(together.estimated(&view, &ok(json!({}))).is_err());
 
     view.hyperparameters = json!({"n_epochs": 2, "lora_r": 16}).as_object().cloned().unwrap();
     let create = together.create(&view).unwrap();
@@ -128,6 +131,75 @@ fn fireworks_names_everything_itself() {
     assert_eq!(body(dpo)["trainingConfig"]["epochs"], 2);
     view.hyperparameters.insert("earlyStop".into(), true.into());
     assert!(fireworks.validate(&view).is_err());
+}
+
+#[test]
+fn a_key_is_bound_to_every_place_that_it_opens() {
+    let origins = |options: &[(&str, &str)]| {
+        Server::new(options.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))).origins()
+    };
+    assert_eq!(
+        origins(&[("protocol", "openai"), ("base_url", "https://API.example.com:443/v1")]),
+        "https://api.example.com"
+    );
+    let amazon = [("protocol", "bedrock"), ("base_url", "https://b.example"), ("region", "us-west-2")];
+    assert_eq!(origins(&amazon), "https://b.example https://s3.us-west-2.amazonaws.com");
+    let own = [amazon.as_slice(), &[("s3_url", "http://127.0.0.1:9000")]].concat();
+    assert_eq!(origins(&own), "https://b.example http://127.0.0.1:9000");
+}
+
+#[test]
+fn validation_files_go_where_each_host_takes_them() {
+    let with = |protocol: &str| JobView { validation: Some(FileView { bytes: 10, rows: 5 }), ..job(protocol) };
+    let (fireworks, mut view) = (by_name("fireworks").unwrap(), with("fireworks"));
+    let ready = || ok(json!({"state": "READY"}));
+    let asked =
+        upload(fireworks, &mut view, &[ok(json!({})), ok(json!({})), ready(), ok(json!({})), ok(json!({})), ready()]);
+    assert!(asked[4].ends_with("-v:upload"), "{asked:?}");
+    let evaluation = body(fireworks.create(&view).unwrap())["evaluationDataset"].clone();
+    assert!(evaluation.as_str().is_some_and(|name| name.ends_with("-v")), "{evaluation}");
+    assert!(fireworks.takes_validation(&view));
+    assert!(!fireworks.takes_validation(&JobView { method: Training::Dpo, ..view }));
+
+    let (together, mut view) = (by_name("together").unwrap(), with("together"));
+    let Step::Send(first) = together.prepare(&view).unwrap() else { panic!() };
+    view.remote = together.prepared(&view, &ok(json!({"id": "t", "Processed": true}))).unwrap().remote;
+    let Step::Send(second) = together.prepare(&view).unwrap() else { panic!() };
+    let purpose = |request: Request| match request.body {
+        Body::Multipart(form) => form.fields[0].1.clone(),
+        _ => panic!(),
+    };
+    assert_eq!((purpose(first), purpose(second)), ("fine-tune".to_owned(), "eval".to_owned()));
+    view.remote = together.prepared(&view, &ok(json!({"id": "v", "Processed": true}))).unwrap().remote;
+    let made = body(together.create(&view).unwrap());
+    assert_eq!((&made["training_file"], &made["validation_file"]), (&"t".into(), &"v".into()));
+
+    let bedrock = by_name("bedrock").unwrap();
+    let made = body(bedrock.create(&with("bedrock")).unwrap());
+    assert!(made["validationDataConfig"]["validators"][0]["s3Uri"]
+        .as_str()
+        .is_some_and(|uri| uri.contains("validation")));
+    assert_eq!(bedrock.caps(&view.server).validation_share, 0.0, "not every model takes one");
+    assert!(!by_name("cohere").unwrap().takes_validation(&with("cohere")));
+    let mantle = Server::new([("dialect".to_owned(), "mantle".to_owned())]);
+    assert_eq!(by_name("openai").unwrap().caps(&mantle).max_validation_rows, 0);
+}
+
+#[test]
+fn fireworks_prices_supervised_jobs_before_they_start() {
+    let (fireworks, mut view) = (by_name("fireworks").unwrap(), job("fireworks"));
+    let request = fireworks.estimate(&view).unwrap();
+    assert!(request.url.ends_with("/accounts/me/supervisedFineTuningJobs:estimateCost") && !request.once);
+    assert_eq!(body(request)["baseModel"], "org/model", "the job as it would be created");
+    let price = |body: Value| fireworks.estimated(&view, &ok(body)).unwrap().usd;
+    assert_eq!(
+        price(json!({"estimatedCost": {"currencyCode": "USD", "units": "2", "nanos": 250_000_000}})),
+        Some(2.25)
+    );
+    assert_eq!(price(json!({"estimatedCost": {"currencyCode": "EUR", "units": "2"}})), None);
+    assert_eq!(price(json!({})), None);
+    view.method = Training::Dpo;
+    assert_eq!(fireworks.estimate(&view), None);
 }
 
 #[test]

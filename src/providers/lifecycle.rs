@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
-pub use super::change::{Change, Job, Line, Outcome, Phase, Problem};
+pub use super::change::{Change, Job, Line, Outcome, Phase, Prepared, Problem};
 use super::fault::{Fault, Refusal};
 use super::mishaps;
-use super::protocol::{Estimate, EventPage, Lifecycle, Poll, RemoteJob};
+use super::protocol::{Checkpoint, Estimate, EventPage, Lifecycle, Poll, RemoteJob};
 use super::state::{Serving, State};
 
 /// Searches without a hit before a job is taken as not created.
@@ -122,18 +122,7 @@ pub(super) fn warning(message: impl Into<String>, data: Value) -> Line {
 
 pub(super) fn learned(job: &Job, outcome: Outcome, pace: Pace) -> Change {
     match outcome {
-        Outcome::Prepared { bytes, rows, tokens, how, usd, priced_later } => {
-            let facts =
-                json!({"bytes": bytes, "rows": rows, "tokens": tokens, "tokens_are": how, "estimated_usd": usd});
-            let known = Change {
-                train_bytes: Some(bytes),
-                train_rows: Some(rows),
-                train_tokens: tokens,
-                estimated_usd: usd,
-                ..Change::default()
-            };
-            prepared(job, facts, known, usd.is_none() && priced_later)
-        }
+        Outcome::Prepared(files) => prepared(job, files),
         Outcome::Asked(life) => asked(job, &life),
         Outcome::Uploaded(Some(after)) => Change {
             state: Some(job.state().then(Some(State::Uploading)).name()),
@@ -147,7 +136,7 @@ pub(super) fn learned(job: &Job, outcome: Outcome, pace: Pace) -> Change {
         Outcome::Created(id) => created(job, id, pace),
         Outcome::Found(jobs) => found(job, jobs, pace),
         Outcome::Polled(poll) => polled(job, *poll, pace),
-        Outcome::Events(page) => events(job, page, pace),
+        Outcome::Events(page, checkpoints) => events(job, page, checkpoints, pace),
         Outcome::Cancelled if job.phase == Phase::Dedupe => deduped(job),
         Outcome::Cancelled => Change {
             stage: Some("cancel sent to the provider".into()),
@@ -162,9 +151,22 @@ pub(super) fn learned(job: &Job, outcome: Outcome, pace: Pace) -> Change {
     }
 }
 
-/// `priced_later`: there is no price yet, but the provider will tell one before the start.
-fn prepared(job: &Job, facts: Value, known: Change, priced_later: bool) -> Change {
-    if let Some(problem) = too_dear(job, known.estimated_usd, "by price table").filter(|_| !priced_later) {
+fn prepared(job: &Job, files: Prepared) -> Change {
+    let facts = json!({
+        "bytes": files.train.bytes, "rows": files.train.rows, "validation_rows": files.validation.map(|file| file.rows),
+        "tokens": files.tokens, "tokens_are": files.how, "estimated_usd": files.usd,
+    });
+    let known = Change {
+        train_bytes: Some(files.train.bytes),
+        train_rows: Some(files.train.rows),
+        train_tokens: files.tokens,
+        validation_bytes: files.validation.map(|file| file.bytes),
+        validation_rows: files.validation.map(|file| file.rows),
+        estimated_usd: files.usd,
+        ..Change::default()
+    };
+    let told_later = files.usd.is_none() && files.priced_later;
+    if let Some(problem) = too_dear(job, files.usd, "by price table").filter(|_| !told_later) {
         return Change { problem: Some(problem), ..merge(end(job, State::Failed, "too dear"), known) };
     }
     Change {
@@ -217,19 +219,22 @@ fn asked(job: &Job, life: &Lifecycle) -> Change {
     Change { lines: lines.collect(), ..next(Phase::Upload) }
 }
 
+/// What the provider cannot tell is what the price table says, if it does.
 fn priced(job: &Job, estimate: Option<Estimate>) -> Change {
-    let Some(estimate) = estimate else { return next(Phase::Create) };
-    let known = Change { estimated_usd: Some(estimate.usd), ..Change::default() };
-    if estimate.blocked {
+    let told = estimate.as_ref().and_then(|estimate| estimate.usd);
+    let known = Change { estimated_usd: told, ..Change::default() };
+    if estimate.is_some_and(|estimate| estimate.blocked) {
+        let price = told.map(|usd| format!(" of {usd:.2} USD")).unwrap_or_default();
         let refusal = Refusal {
             code: "blocked".into(),
-            message: format!("the provider says that this account may not start a job of {:.2} USD", estimate.usd),
+            message: format!("the provider says that this account may not start a job{price}"),
             param: None,
             hint: "Pay in or raise the limit at the provider, then SELECT retry_job(...).".into(),
         };
         return Change { estimated_usd: known.estimated_usd, ..refused(job, refusal) };
     }
-    if let Some(problem) = too_dear(job, Some(estimate.usd), "by the provider") {
+    let source = if told.is_some() { "by the provider" } else { "by price table" };
+    if let Some(problem) = too_dear(job, told.or(job.estimated_usd), source) {
         return Change { problem: Some(problem), ..merge(end(job, State::Failed, "too dear"), known) };
     }
     Change { phase: Some(Phase::Create), ..known }
@@ -413,14 +418,17 @@ fn give_up(job: &Job, pace: Pace) -> Option<Change> {
     })
 }
 
-pub(super) fn events(job: &Job, page: EventPage, pace: Pace) -> Change {
+pub(super) fn events(job: &Job, page: EventPage, checkpoints: Vec<Checkpoint>, pace: Pace) -> Change {
     let lines = page.events.into_iter().rev().map(|event| {
         json!({"id": event.id, "at": event.at, "level": event.level, "message": event.message, "data": event.data,
                "step": event.step, "loss": event.loss})
     });
     let remote_events = lines.collect();
     match job.state().ended() {
-        true => Change { phase: tidy(job), remote_events, ..Change::default() },
+        true => {
+            let checkpoints = Some(checkpoints).filter(|found| !found.is_empty());
+            Change { phase: tidy(job), remote_events, checkpoints, ..Change::default() }
+        }
         false => Change { remote_events, wait_ms: pace.next_poll(job), ..next(Phase::Poll) },
     }
 }

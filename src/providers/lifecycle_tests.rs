@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::change::{Change, Job, Outcome, Phase};
+use super::change::{Change, Job, Outcome, Phase, Prepared};
 use super::fault::{Fault, Refusal};
 use super::lifecycle::{after, stop, Pace, LOOKS};
-use super::protocol::{Estimate, Lifecycle, Poll, RemoteJob};
+use super::protocol::{Checkpoint, Estimate, Lifecycle, Poll, RemoteJob};
 use super::state::{Serving, State};
 
 const PACE: Pace = Pace { poll: Duration::from_secs(10), roll: 0.5 };
@@ -16,6 +16,7 @@ fn job(phase: Phase, state: &str) -> Job {
         "dataset_name": "d", "base_model": "m", "method": "sft", "hyperparameters": {}, "seed": 42, "run_key": "r", "intent_at": 0, "age": 0.0,
         "looks": 0, "failures": 0, "failing_for": 0.0, "remote": {"file": "f"}, "remote_job_id": null, "duplicates": [], "raw_status": null,
         "cancel_requested": false, "past_deadline": false, "cancel_sent_for": null, "train_bytes": 1, "train_rows": 1, "train_tokens": 1,
+        "validation_share": null, "validation_bytes": null, "validation_rows": null, "estimated_usd": null,
         "max_usd": null, "known_event": null, "provider_failures": 0
     }))
     .unwrap()
@@ -47,7 +48,7 @@ fn remote(id: &str, created_at: i64) -> RemoteJob {
 
 #[test]
 fn the_ordinary_way() {
-    let written = Outcome::Prepared { bytes: 10, rows: 2, tokens: Some(3), how: None, usd: None, priced_later: false };
+    let written = Outcome::Prepared(Prepared { tokens: Some(3), ..Prepared::default() });
     assert_eq!(told(&job(Phase::Prepare, "pending"), written).phase, Some(Phase::Ask));
     assert_eq!(told(&job(Phase::Ask, "pending"), Outcome::Asked(Lifecycle::default())).phase, Some(Phase::Upload));
     assert_eq!(told(&job(Phase::Upload, "uploading"), Outcome::Uploaded(None)).phase, Some(Phase::Estimate));
@@ -67,7 +68,10 @@ fn the_ordinary_way() {
         (done.state, done.model.as_deref(), done.serving),
         (Some("succeeded"), Some("ft"), Some("needs_deploy"))
     );
-    assert_eq!(told(&job(Phase::Events, "succeeded"), Outcome::Events(Default::default())).phase, Some(Phase::Clean));
+    assert_eq!(
+        told(&job(Phase::Events, "succeeded"), Outcome::Events(Default::default(), vec![])).phase,
+        Some(Phase::Clean)
+    );
     assert_eq!(told(&job(Phase::Clean, "succeeded"), Outcome::Cleaned(None)).phase, None);
 }
 
@@ -147,7 +151,7 @@ fn limits_of_money_hold_before_anything_is_sent() {
     prepare.remote = None;
     prepare.max_usd = Some(1.0);
     let prepared = |usd, priced_later| {
-        told(&prepare, Outcome::Prepared { bytes: 1, rows: 1, tokens: Some(1), how: None, usd, priced_later })
+        told(&prepare, Outcome::Prepared(Prepared { tokens: Some(1), usd, priced_later, ..Prepared::default() }))
     };
     let of = |usd| prepared(usd, false);
     assert_eq!(prepared(None, true).phase, Some(Phase::Ask), "the provider will tell");
@@ -158,7 +162,8 @@ fn limits_of_money_hold_before_anything_is_sent() {
     }
     let mut estimate = job(Phase::Estimate, "uploading");
     estimate.max_usd = Some(1.0);
-    let by_provider = |usd, blocked| told(&estimate, Outcome::Priced(Some(Estimate { usd, tokens: None, blocked })));
+    let by_provider =
+        |usd, blocked| told(&estimate, Outcome::Priced(Some(Estimate { usd: Some(usd), tokens: None, blocked })));
     assert_eq!(by_provider(0.5, false).phase, Some(Phase::Create));
     assert_eq!(by_provider(2.0, false).state, Some("failed"));
     assert_eq!(by_provider(0.5, true).state, Some("failed"));
@@ -204,6 +209,65 @@ fn gone_is_believed_the_third_time() {
     assert_eq!(failed(&poll, Fault::Gone).state, Some("expired"));
     poll.failing_for = 1.0;
     assert_eq!(failed(&poll, Fault::Gone).state, None);
+
+    // Stopped by deleting it, as with hosts that have no cancel.
+    (poll.failing_for, poll.cancel_sent_for, poll.cancel_requested) = (100.0, Some(100.0), true);
+    let deleted = failed(&poll, Fault::Gone);
+    assert_eq!((deleted.state, deleted.phase, deleted.problem), (Some("cancelled"), Some(Phase::Clean), None));
+    (poll.cancel_requested, poll.past_deadline) = (false, true);
+    assert_eq!(failed(&poll, Fault::Gone).state, Some("expired"), "nobody asked for its end but the clock");
+}
+
+#[test]
+fn questions_that_need_no_answer_end_no_job() {
+    let ask = job(Phase::Ask, "pending");
+    for fault in [
+        Fault::Gone,
+        Fault::Refused(refusal()),
+        Fault::Auth(refusal()),
+        Fault::NotProtocol { status: 200, start: "<".into() },
+    ] {
+        let change = failed(&ask, fault.clone());
+        assert_eq!((change.phase, change.state, change.problem), (Some(Phase::Upload), None, None), "{fault:?}");
+    }
+    assert_eq!(failed(&job(Phase::Upload, "uploading"), Fault::Auth(refusal())).state, Some("failed"));
+    let dying = Lifecycle { shutdown: Some("2027-01-14".into()), legacy: false };
+    let asked = told(&ask, Outcome::Asked(dying));
+    assert!(asked.phase == Some(Phase::Upload) && asked.lines[0].message.contains("2027-01-14"), "{asked:?}");
+
+    // A price that the provider does not tell is no reason to stop, but under a limit it has to be known.
+    let mut estimate = job(Phase::Estimate, "uploading");
+    let untold = |estimate: &Job| {
+        [
+            told(estimate, Outcome::Priced(None)),
+            failed(estimate, Fault::Gone),
+            failed(estimate, Fault::Refused(refusal())),
+        ]
+    };
+    assert!(untold(&estimate).iter().all(|change| change.phase == Some(Phase::Create)));
+    estimate.max_usd = Some(2.0);
+    assert!(untold(&estimate).iter().all(|change| change.state == Some("failed")), "nobody knows");
+    estimate.estimated_usd = Some(1.0);
+    assert!(untold(&estimate).iter().all(|change| change.phase == Some(Phase::Create)), "the table knows");
+}
+
+#[test]
+fn checkpoints_come_with_the_end() {
+    let found = vec![Checkpoint { model: "ft:1".into(), step: Some(7), metrics: json!({"valid_loss": 0.5}) }];
+    let change = told(&job(Phase::Events, "succeeded"), Outcome::Events(Default::default(), found.clone()));
+    assert_eq!((change.phase, change.checkpoints), (Some(Phase::Clean), Some(found)));
+    assert_eq!(told(&job(Phase::Events, "succeeded"), Outcome::Events(Default::default(), vec![])).checkpoints, None);
+}
+
+#[test]
+fn what_cannot_be_deleted_is_said_and_not_taken_for_done() {
+    let mut clean = job(Phase::Clean, "succeeded");
+    clean.failures = 3;
+    assert_eq!(failed(&clean, retry()).phase, Some(Phase::Clean));
+    clean.failures = 4;
+    let given_up = failed(&clean, retry());
+    assert!(given_up.phase.is_none() && given_up.problem.is_some() && given_up.lines.len() == 1);
+    assert_eq!(told(&clean, Outcome::Cleaned(None)).problem, None);
 }
 
 #[test]

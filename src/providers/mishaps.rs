@@ -20,16 +20,19 @@ const CIRCUIT: i32 = 3;
 pub(super) fn failed(job: &Job, phase: Phase, fault: Fault, pace: Pace) -> Change {
     match (phase, fault) {
         // Nothing is paid yet: a no is a no.
-        (Phase::Prepare | Phase::Upload | Phase::Estimate | Phase::Create, Fault::Refused(refusal)) => {
-            refused(job, refusal)
-        }
-        (Phase::Prepare | Phase::Ask | Phase::Upload | Phase::Estimate | Phase::Create, Fault::Auth(refusal)) => {
+        (Phase::Prepare | Phase::Upload | Phase::Create, Fault::Refused(refusal)) => refused(job, refusal),
+        (Phase::Prepare | Phase::Upload | Phase::Estimate | Phase::Create, Fault::Auth(refusal)) => {
             let wait = pace.long().as_millis() as u64;
             let message = refusal.message.clone();
             Change { provider_wait_ms: Some(wait), provider_error: Some(message), ..refused(job, refusal) }
         }
-        // Not every host knows the question.
-        (Phase::Ask, Fault::Gone | Fault::Refused(_) | Fault::NotProtocol { .. }) => next(Phase::Upload),
+        // Not every host knows the questions, and not every key may ask them: what has to be known, the next request tells.
+        (Phase::Ask, Fault::Gone | Fault::Refused(_) | Fault::Auth(_) | Fault::NotProtocol { .. }) => {
+            next(Phase::Upload)
+        }
+        (Phase::Estimate, Fault::Gone | Fault::Refused(_) | Fault::NotProtocol { .. }) => {
+            learned(job, Outcome::Priced(None), pace)
+        }
         (Phase::Upload, Fault::Gone) => {
             Change { forget_remote: true, ..again(job, Phase::Upload, "the upload is gone: sent again", pace) }
         }
@@ -45,11 +48,13 @@ pub(super) fn failed(job: &Job, phase: Phase, fault: Fault, pace: Pace) -> Chang
         (Phase::Create, Fault::Ambiguous { message }) => ambiguous(&message),
         (Phase::Create, Fault::NotProtocol { .. }) => ambiguous("the answer was not of the protocol"),
         (phase, Fault::Throttled { after }) => throttled(job, phase, after, pace),
-        (Phase::Events, _) => events(job, EventPage::default(), pace),
+        (Phase::Events, _) => events(job, EventPage::default(), Vec::new(), pace),
         // Once or twice it may be a copy of theirs that lags behind.
         (Phase::Poll, Fault::Gone) if job.looks + 1 < GONE || job.failing_for < (pace.poll * 6).as_secs_f64() => {
             Change { looks: Some(job.looks + 1), ..retry(job, phase, Fault::Gone, pace) }
         }
+        // Where there is no cancel, a job is stopped by deleting it.
+        (Phase::Poll, Fault::Gone) if job.cancel_sent_for.is_some() => stopped(job, "deleted at the provider"),
         (Phase::Poll, Fault::Gone) => Change {
             problem: Some(Problem {
                 code: "HV00M",
@@ -61,8 +66,9 @@ pub(super) fn failed(job: &Job, phase: Phase, fault: Fault, pace: Pace) -> Chang
         // It has ended, or it cannot be: the next poll tells.
         (Phase::Cancel, Fault::Gone | Fault::Refused(_)) => learned(job, Outcome::Cancelled, pace),
         (Phase::Dedupe, Fault::Gone | Fault::Refused(_)) => deduped(job),
-        (Phase::Clean, _) if job.failures + 1 >= LAST_TRIES => Change {
+        (Phase::Clean, fault) if job.failures + 1 >= LAST_TRIES => Change {
             lines: vec![warning("files could not be deleted at the provider", json!({"remote": job.remote}))],
+            problem: Some(Problem { code: "HV00N", message: fault.to_string(), hint: String::new() }),
             ..Change::default()
         },
         (Phase::Cancel | Phase::Find | Phase::Poll, fault) if job.past_deadline && job.failures + 1 >= LAST_TRIES => {

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::fault::Fault;
 use super::state::{Serving, State};
 use super::wire::{Answer, Request, Which};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Training {
+    #[default]
     Sft,
     Dpo,
     Contrastive,
@@ -41,6 +43,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// Options as Postgres keeps them: name=value.
+    pub fn of(options: Vec<Option<String>>) -> Self {
+        let pairs = options.into_iter().flatten();
+        Self::new(pairs.filter_map(|option| option.split_once('=').map(|(name, value)| (name.into(), value.into()))))
+    }
+
     pub fn new(options: impl IntoIterator<Item = (String, String)>) -> Self {
         let options: BTreeMap<String, String> = options.into_iter().collect();
         let of = |name: &str| options.get(name).cloned().unwrap_or_default();
@@ -58,6 +66,16 @@ impl Server {
         urls.filter_map(super::address::origin).collect::<Vec<_>>().join(",")
     }
 
+    /// Everything that the key is sent to or signs for: what it is bound to.
+    pub fn origins(&self) -> String {
+        let amazon = self.option("region").filter(|_| self.protocol == "bedrock");
+        let storage = amazon.map(|region| {
+            self.option("s3_url").map_or_else(|| format!("https://s3.{region}.amazonaws.com"), str::to_owned)
+        });
+        let urls = [Some(self.base_url.clone()), storage];
+        urls.into_iter().flatten().filter_map(|url| super::address::origin(&url)).collect::<Vec<_>>().join(" ")
+    }
+
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.get(name).map(String::as_str)
     }
@@ -71,7 +89,7 @@ pub struct FileView {
 }
 
 /// Everything a protocol may know of a job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobView {
     /// Made by us, unique for ever (a uuid): name, token, metadata and file names at the provider carry it.
     pub run_key: String,
@@ -134,7 +152,14 @@ pub struct Caps {
     pub checkpoints: bool,
     /// The provider computes a price before the start.
     pub price_api: bool,
+    /// Rows of a validation file beside the training file; 0 where none is taken.
+    pub max_validation_rows: u64,
+    /// Share of the texts that is held back for it unless the job says otherwise.
+    pub validation_share: f64,
 }
+
+/// What most hosts get.
+pub const VALIDATION_SHARE: f64 = 0.1;
 
 /// Next step of a chain of requests.
 // One at a time, and sent at once: a box would only hide it.
@@ -220,7 +245,7 @@ pub struct EventPage {
     pub next: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Checkpoint {
     pub model: String,
     pub step: Option<u64>,
@@ -229,7 +254,8 @@ pub struct Checkpoint {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimate {
-    pub usd: f64,
+    /// None: the provider cannot tell.
+    pub usd: Option<f64>,
     pub tokens: Option<u64>,
     /// The provider says that the account may not start it.
     pub blocked: bool,
@@ -251,6 +277,11 @@ pub trait Protocol: Sync {
 
     /// Name of the training file's format (core::dataset::export).
     fn format(&self, job: &JobView) -> Result<&'static str, Fault>;
+
+    /// Whether a job of this kind may have a validation file.
+    fn takes_validation(&self, job: &JobView) -> bool {
+        self.caps(&job.server).max_validation_rows > 0
+    }
 
     /// Everything that can be known before anything is sent.
     fn validate(&self, job: &JobView) -> Result<(), Fault>;

@@ -9,7 +9,7 @@ use super::knobs::{self, Kind, Knob};
 use super::openai::ended_before;
 use super::protocol::{
     After, Caps, Checkpoint, Estimate, Event, EventPage, Found, JobView, Poll, Protocol, RemoteError, RemoteJob,
-    Server, Step, Training,
+    Server, Step, Training, VALIDATION_SHARE,
 };
 use super::read::{count, list, number, text, time};
 use super::refusals;
@@ -126,6 +126,8 @@ impl Protocol for Together {
             events: true,
             checkpoints: true,
             price_api: true,
+            max_validation_rows: u64::MAX,
+            validation_share: VALIDATION_SHARE,
         }
     }
 
@@ -324,7 +326,10 @@ impl Protocol for Together {
 
     fn estimated(&self, _job: &JobView, answer: &Answer) -> Result<Estimate, Fault> {
         let value = json(answer)?;
-        let Some(usd) = number(&value, "/estimated_total_price") else { return Err(not_protocol(answer)) };
+        let usd = number(&value, "/estimated_total_price");
+        if usd.is_none() && value["estimation_available"] != false {
+            return Err(not_protocol(answer));
+        }
         Ok(Estimate {
             usd,
             tokens: count(&value, "/estimated_train_token_count"),

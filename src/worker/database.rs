@@ -120,6 +120,7 @@ fn start_trainers(session: &Session, schema: &str) -> Result<(), Failure> {
 fn housekeeping(session: &Session, schema: &str) -> Result<(), Failure> {
     session.transaction(|| call(&format!("SELECT {schema}._end_overdue_jobs()")))?;
     failpoint::reached(session, "housekeeping");
+    session.transaction(|| call(&format!("SELECT {schema}._begin_erasures()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._apply_retention()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._evaluate_rollouts()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._advance_retraining()")))

@@ -15,6 +15,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue, CONTENT_TYPE, LOCATION
 use reqwest::redirect::Policy as Redirects;
 use reqwest::{Certificate, Method, Url};
 
+use super::training_file::Files;
 use crate::pg::settings;
 use crate::providers::address::{self, Permit};
 use crate::providers::auth;
@@ -78,8 +79,8 @@ impl Trouble {
 ///
 /// # Errors
 /// `Ambiguous` for a request that is sent once and may have arrived, else `Retry`.
-pub fn send(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &Policy) -> Result<Answer, Fault> {
-    exchange(request, key, file, policy).map_err(|trouble| {
+pub fn send(request: &Request, key: &Secret, files: Option<&Files>, policy: &Policy) -> Result<Answer, Fault> {
+    exchange(request, key, files, policy).map_err(|trouble| {
         let message = key.scrub(&trouble.message);
         match request.once && !trouble.unsent {
             true => Fault::Ambiguous { message },
@@ -88,7 +89,7 @@ pub fn send(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &
     })
 }
 
-fn exchange(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &Policy) -> Result<Answer, Trouble> {
+fn exchange(request: &Request, key: &Secret, files: Option<&Files>, policy: &Policy) -> Result<Answer, Trouble> {
     let url = Url::parse(&request.url).map_err(|e| Trouble::before(format!("the address is none: {e}")))?;
     let limit = policy.limit + Duration::from_secs(sent_bytes(request) / BYTES_PER_SECOND);
     let deadline = Instant::now() + limit;
@@ -96,7 +97,7 @@ fn exchange(request: &Request, key: &Secret, file: Option<&Arc<File>>, policy: &
         .map_err(|reason| Trouble::before(format!("the address is not used: {reason}")))?;
     let client = client(&url, &permit, policy)?;
     let origin = url.origin().ascii_serialization();
-    let sent = build(&client, url, request, key, file)?.timeout(limit).send();
+    let sent = build(&client, url, request, key, files)?.timeout(limit).send();
     let response = sent.map_err(|error| {
         // The body's reader only knows that nobody takes it; ask the connection itself why.
         let cause = if error.is_body() { client.head(origin).send().err() } else { None };
@@ -171,7 +172,7 @@ fn build(
     url: Url,
     request: &Request,
     key: &Secret,
-    file: Option<&Arc<File>>,
+    files: Option<&Files>,
 ) -> Result<RequestBuilder, Trouble> {
     let method = match request.verb {
         Verb::Get => Method::GET,
@@ -194,8 +195,8 @@ fn build(
         wire::Body::Empty => builder,
         wire::Body::Json(value) => builder.json(value),
         wire::Body::Text { content_type, text } => builder.header(CONTENT_TYPE, *content_type).body(text.clone()),
-        wire::Body::Multipart(form) => builder.multipart(multipart(form, file)?),
-        wire::Body::File(slice) => builder.body(Body::sized(Slice::of(slice, file)?, slice.len)),
+        wire::Body::Multipart(form) => builder.multipart(multipart(form, files)?),
+        wire::Body::File(slice) => builder.body(Body::sized(Slice::of(slice, files)?, slice.len)),
     })
 }
 
@@ -206,9 +207,9 @@ fn authorized(request: &Request, key: &Secret) -> Result<Vec<(String, String)>, 
     Ok(headers)
 }
 
-fn multipart(form: &Form, file: Option<&Arc<File>>) -> Result<multipart::Form, Trouble> {
+fn multipart(form: &Form, files: Option<&Files>) -> Result<multipart::Form, Trouble> {
     let bom = if form.bom { BOM } else { &[] };
-    let content = Cursor::new(bom).chain(Slice::of(&form.file, file)?);
+    let content = Cursor::new(bom).chain(Slice::of(&form.file, files)?);
     let part = multipart::Part::reader_with_length(content, form.file.len + bom.len() as u64)
         .file_name(form.filename.clone())
         .mime_str(form.content_type)
@@ -217,7 +218,7 @@ fn multipart(form: &Form, file: Option<&Arc<File>>) -> Result<multipart::Form, T
     Ok(fields.part(form.part, part))
 }
 
-/// A part of the training file, read as it is sent.
+/// A part of one of the job's files, read as it is sent.
 struct Slice {
     file: Arc<File>,
     at: u64,
@@ -225,8 +226,9 @@ struct Slice {
 }
 
 impl Slice {
-    fn of(slice: &FileSlice, file: Option<&Arc<File>>) -> Result<Self, Trouble> {
-        let file = file.ok_or_else(|| Trouble::before("the training file is not there"))?.clone();
+    fn of(slice: &FileSlice, files: Option<&Files>) -> Result<Self, Trouble> {
+        let file = files.and_then(|files| files.get(slice.which));
+        let file = file.ok_or_else(|| Trouble::before("the file to upload is not there"))?.clone();
         Ok(Self { file, at: slice.offset, left: slice.len })
     }
 }

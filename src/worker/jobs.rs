@@ -11,14 +11,14 @@ use pgrx::JsonB;
 use serde_json::Value;
 
 use super::steps::{self, Sending};
-use super::training_file::{Trouble, Writing, Written};
+use super::training_file::{Files, Trouble, Writing};
 use super::{failpoint, http};
 use crate::pg::foreign::{self, Provider};
 use crate::pg::session::{Failure, Session};
 use crate::pg::threads::Pool;
 use crate::pg::{settings, spi};
 use crate::providers::fault::{Fault, Refusal};
-use crate::providers::lifecycle::{self, Change, Job, Outcome, Pace, Phase};
+use crate::providers::lifecycle::{self, Change, Job, Outcome, Pace, Phase, Prepared};
 
 /// Requests at one time, to all providers and to one.
 const ALL: usize = 16;
@@ -39,7 +39,7 @@ pub struct Jobs<'a> {
     flights: HashMap<u64, Job>,
     waiting_to_write: VecDeque<(Job, Provider)>,
     writing: Option<(Job, Provider, Writing)>,
-    files: HashMap<String, Written>,
+    files: HashMap<String, Files>,
     last_sent: HashMap<String, Instant>,
     last_beat: Instant,
     last_courtesy: Instant,
@@ -196,7 +196,7 @@ impl<'a> Jobs<'a> {
         };
         let provider = found.map_err(|failure| {
             let hint = "GRANT USAGE ON FOREIGN SERVER, CREATE USER MAPPING, then SELECT retry_job(...).";
-            refusal(&failure.code, failure.message, hint.into())
+            refusal(&failure.code, failure.message, failure.hint.unwrap_or_else(|| hint.into()))
         })?;
         let provider = provider.ok_or_else(|| {
             let message = format!("provider \"{}\" does not exist any more", job.provider);
@@ -211,9 +211,9 @@ impl<'a> Jobs<'a> {
     }
 
     fn send(&mut self, job: Job, provider: Provider) -> Result<(), Failure> {
-        let file = self.files.get(&job.id).cloned();
+        let files = self.files.get(&job.id).cloned();
         self.last_sent.insert(lane(&job), Instant::now());
-        let sending = match Sending::new(&job, provider, file, http::Policy::now()) {
+        let sending = match Sending::new(&job, provider, files, http::Policy::now()) {
             Ok(sending) => sending,
             Err(fault) => return self.settle(&job, Err(fault)),
         };
@@ -241,41 +241,47 @@ impl<'a> Jobs<'a> {
                 self.writing = Some((job, provider, writing));
                 Ok(())
             }
-            Ok(Some(written)) => self.file_written(job, provider, written),
+            Ok(Some(files)) => self.file_written(job, provider, files),
             Err(trouble) => self.not_written(&job, trouble),
         }
     }
 
     fn begin_file(&self, job: &Job, provider: &Provider) -> Result<Writing, Trouble> {
-        let (format, caps) = steps::file_format(job, &provider.server).map_err(Trouble::Refused)?;
-        Writing::begin(self.session, &job.dataset, format, caps)
+        Writing::begin(self.session, steps::plan(job, &provider.server).map_err(Trouble::Refused)?)
     }
 
-    fn file_written(&mut self, mut job: Job, provider: Provider, written: Written) -> Result<(), Failure> {
+    fn file_written(&mut self, job: Job, provider: Provider, files: Files) -> Result<(), Failure> {
         failpoint::reached(self.session, "file written");
-        let view = written.view;
-        if self.files.len() < OPEN_FILES {
-            self.files.insert(job.id.clone(), written.clone());
-        }
         if job.phase == Phase::Prepare {
-            let told = steps::check(&job, &provider.server, &written).and_then(|counted| {
-                let tokens = counted.as_ref().map(|counted| counted.tokens);
-                let priced_later = steps::priced_later(&provider.server)?;
-                let how = counted.map(|counted| counted.how);
-                let usd = self.estimate(&job, tokens).map_err(|failure| retry(&failure.message))?;
-                Ok(Outcome::Prepared { bytes: view.bytes, rows: view.rows, tokens, how, usd, priced_later })
-            });
+            let told = self.prepared(&job, &provider, &files);
+            if self.files.len() < OPEN_FILES {
+                self.files.insert(job.id.clone(), files);
+            }
             return self.settle(&job, told);
         }
-        if (job.train_bytes, job.train_rows) != (Some(view.bytes), Some(view.rows)) {
+        let (train, validation) = (files.train.view, files.validation.as_ref().map(|written| written.view));
+        if (job.train_bytes, job.train_rows, job.validation()) != (Some(train.bytes), Some(train.rows), validation) {
             // The dataset is not what it was when limits and cost were checked.
             let message = "the dataset has changed while it was being uploaded";
             return self
                 .settle(&job, Err(Refusal::of("training_file", message, "Freeze a new dataset and submit it.")));
         }
-        job.train_bytes = Some(view.bytes);
-        self.files.insert(job.id.clone(), written);
+        self.files.insert(job.id.clone(), files);
         self.send(job, provider)
+    }
+
+    /// Limits, tokens and price of files that are written.
+    fn prepared(&self, job: &Job, provider: &Provider, files: &Files) -> Told {
+        let counted = steps::check(job, &provider.server, files)?;
+        let tokens = counted.as_ref().map(|counted| counted.tokens);
+        Ok(Outcome::Prepared(Prepared {
+            train: files.train.view,
+            validation: files.validation.as_ref().map(|written| written.view),
+            tokens,
+            how: counted.map(|counted| counted.how),
+            usd: self.estimate(job, tokens).map_err(|failure| retry(&failure.message))?,
+            priced_later: steps::priced_later(&provider.server)?,
+        }))
     }
 
     /// What the price table says.

@@ -11,6 +11,8 @@ use crate::pg::threads::run_beside;
 use crate::providers::fault::{Fault, Refusal};
 
 const SHOWN_MODELS: usize = 5;
+const NO_KEY: &str =
+    "GRANT USAGE ON FOREIGN SERVER ...; and CREATE USER MAPPING FOR ... SERVER ... OPTIONS (api_key_env '...');";
 
 /// Reads the provider in a transaction, ends it, asks, and returns what came back.
 pub fn check(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Result<String, UserError> {
@@ -18,7 +20,7 @@ pub fn check(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Result<String, Use
     let found = session.transaction(|| foreign::provider(name)).map_err(|failure| {
         UserError::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, failure.message)
             .detail("The server is used with the rights and the key of the role that calls.")
-            .hint("GRANT USAGE ON FOREIGN SERVER ...; and CREATE USER MAPPING FOR ... SERVER ... OPTIONS (api_key_env '...');")
+            .hint(failure.hint.unwrap_or_else(|| NO_KEY.into()))
     })?;
     let provider = found.ok_or_else(|| {
         UserError::unknown(format!("provider \"{name}\" does not exist"))

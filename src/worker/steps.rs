@@ -4,11 +4,11 @@ use std::os::unix::fs::FileExt;
 
 use super::http::{self, Policy};
 use super::provider_key;
-use super::training_file::Written;
+use super::training_file::{Files, Plan};
 use crate::pg::foreign::{Key, Provider};
 use crate::providers::fault::{Fault, Refusal};
 use crate::providers::lifecycle::{Job, Outcome, Phase};
-use crate::providers::protocol::{Caps, FileView, JobView, Protocol, Server, Step, Training};
+use crate::providers::protocol::{FileView, JobView, Protocol, Server, Step, Training};
 use crate::providers::secret::Secret;
 use crate::providers::tokens::{self, Counted};
 use crate::providers::wire::{Answer, Request};
@@ -20,11 +20,13 @@ const SUFFIX: usize = 18;
 
 pub struct Sending {
     phase: Phase,
+    /// The job has ended here.
+    ended: bool,
     view: JobView,
     duplicate: Option<String>,
     known_event: Option<String>,
     key: Key,
-    file: Option<Written>,
+    files: Option<Files>,
     policy: Policy,
 }
 
@@ -41,16 +43,26 @@ pub fn priced_later(server: &Server) -> Result<bool, Fault> {
     Ok(protocol(server)?.caps(server).price_api)
 }
 
-/// What the training file looks like and how large it may be.
-pub fn file_format(job: &Job, server: &Server) -> Result<(&'static str, Caps), Fault> {
+/// What the job's files look like and how large they may be. Written again, they are what they were.
+pub fn plan(job: &Job, server: &Server) -> Result<Plan, Fault> {
     let protocol = protocol(server)?;
-    Ok((protocol.format(&view(job, server.clone())?)?, protocol.caps(server)))
+    let (view, caps) = (view(job, server.clone())?, protocol.caps(server));
+    let takes = protocol.takes_validation(&view);
+    if !takes && job.validation_share.is_some_and(|share| share > 0.0) {
+        let message = "this provider takes no validation file for such a job";
+        return Err(Refusal::of("validation", message, "Leave it out, or give validation => 0."));
+    }
+    let share = job.validation_share.unwrap_or(caps.validation_share);
+    let wanted = takes && share > 0.0 && (job.phase == Phase::Prepare || job.validation().is_some());
+    Ok(Plan { dataset: job.dataset.clone(), format: protocol.format(&view)?, caps, held_back: wanted.then_some(share) })
 }
 
 /// Everything that can be known before anything is sent, and the tokens of one pass over the file.
-pub fn check(job: &Job, server: &Server, written: &Written) -> Result<Option<Counted>, Fault> {
+pub fn check(job: &Job, server: &Server, files: &Files) -> Result<Option<Counted>, Fault> {
     let protocol = protocol(server)?;
-    let view = JobView { train: written.view, ..view(job, server.clone())? };
+    let written = &files.train;
+    let validation = files.validation.as_ref().map(|written| written.view);
+    let view = JobView { train: written.view, validation, ..view(job, server.clone())? };
     protocol.validate(&view)?;
     let mut sample = vec![0; tokens::SAMPLE.min(usize::try_from(written.view.bytes).unwrap_or(tokens::SAMPLE))];
     let unreadable =
@@ -72,7 +84,7 @@ fn view(job: &Job, server: Server) -> Result<JobView, Fault> {
         seed: Some((job.seed & 0x7fff_ffff) as u32),
         suffix: Some(suffix(&job.dataset_name)).filter(|s| !s.is_empty()),
         train: FileView { bytes: job.train_bytes.unwrap_or_default(), rows: job.train_rows.unwrap_or_default() },
-        validation: None,
+        validation: job.validation(),
         server,
         remote: job.remote.clone().unwrap_or_default(),
         job_id: job.remote_job_id.clone(),
@@ -85,15 +97,16 @@ fn suffix(name: &str) -> String {
 }
 
 impl Sending {
-    pub fn new(job: &Job, provider: Provider, file: Option<Written>, policy: Policy) -> Result<Self, Fault> {
+    pub fn new(job: &Job, provider: Provider, files: Option<Files>, policy: Policy) -> Result<Self, Fault> {
         let policy = policy.trusting(&provider.server);
         Ok(Self {
             phase: job.phase_now(),
+            ended: job.state().ended(),
             view: view(job, provider.server)?,
             duplicate: job.duplicates.first().cloned(),
             known_event: job.known_event.clone(),
             key: provider.key,
-            file,
+            files,
             policy,
         })
     }
@@ -104,7 +117,7 @@ impl Sending {
         let key = provider_key::reveal(&self.key).map_err(|message| {
             Fault::Auth(Refusal { code: "key".into(), message, param: None, hint: provider_key::HINT.into() })
         })?;
-        let send = |request: &Request| http::send(request, &key, self.file.as_ref().map(|f| &f.file), &self.policy);
+        let send = |request: &Request| http::send(request, &key, self.files.as_ref(), &self.policy);
         let view = &self.view;
         match self.phase {
             Phase::Prepare => Ok(Outcome::Uploaded(None)),
@@ -123,13 +136,18 @@ impl Sending {
             Phase::Create => Ok(Outcome::Created(protocol.created(view, &send(&protocol.create(view)?)?)?)),
             Phase::Find => find(protocol, view, send),
             Phase::Poll => Ok(Outcome::Polled(Box::new(protocol.polled(view, &send(&protocol.poll(view)?)?)?))),
-            Phase::Events => match protocol.events(view, None) {
-                Some(request) => {
-                    let answer = send(&request)?;
-                    Ok(Outcome::Events(protocol.read_events(view, self.known_event.as_deref(), &answer)?))
-                }
-                None => Ok(Outcome::Events(Default::default())),
-            },
+            Phase::Events => {
+                let page = match protocol.events(view, None) {
+                    Some(request) => protocol.read_events(view, self.known_event.as_deref(), &send(&request)?)?,
+                    None => Default::default(),
+                };
+                // They come with the end; a host without them has no other meaning for the question.
+                let checkpoints = match protocol.checkpoints(view).filter(|_| self.ended) {
+                    Some(request) => send(&request).and_then(|answer| protocol.read_checkpoints(view, &answer)),
+                    None => Ok(Vec::new()),
+                };
+                Ok(Outcome::Events(page, checkpoints.unwrap_or_default()))
+            }
             Phase::Dedupe | Phase::Cancel => {
                 let mut view = self.view.clone();
                 if self.phase == Phase::Dedupe {

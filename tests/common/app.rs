@@ -1,6 +1,6 @@
 //! A small application whose users have a taste that can be learned.
 
-use super::{execute, run, value, values, Database, Server, CANARY};
+use super::{execute, value};
 use postgres::Client;
 
 /// Chunks with vectors of 8 dimensions, `users` x 40 signals with saves and skips over 25 days, oldest first, captured.
@@ -54,33 +54,4 @@ pub fn submit(client: &mut Client, name: &str) -> String {
 /// Waits for a job and returns its final state.
 pub fn wait_for_job(client: &mut Client, job: &str) -> String {
     value(client, &format!("CALL wait_for_job('{job}', timeout => '60 s')"))
-}
-
-/// Declares a provider of the openai protocol whose key stands in a file.
-pub fn provider(client: &mut Client, name: &str, url: &str, key_file: &str) {
-    let sql = format!(
-        "CREATE SERVER {name} FOREIGN DATA WRAPPER pg_finetune OPTIONS (protocol 'openai', base_url '{url}');
-         CREATE USER MAPPING FOR CURRENT_USER SERVER {name} OPTIONS (api_key_file '{key_file}')"
-    );
-    execute(client, &sql);
-}
-
-/// The key stands in no log, table, view, dump, statistic or process title.
-pub fn canary_is_nowhere(server: &Server, db: &Database) {
-    assert!(!server.log().contains(CANARY), "in the server's log");
-    let mut client = db.connect();
-    let relations: Vec<String> = values(
-        &mut client,
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind IN ('r', 'v', 'm') AND n.nspname IN ('pgft', 'public', 'pg_catalog')
-           AND c.relname NOT IN ('pg_statistic', 'pg_largeobject') ORDER BY 1",
-    );
-    for relation in relations {
-        let sql = format!("SELECT count(*) FROM {relation} t WHERE t::text LIKE '%' || $1 || '%'");
-        // A few catalog views need an extension or an argument that is not there.
-        let Ok(row) = client.query_one(&sql, &[&CANARY]) else { continue };
-        assert_eq!(row.get::<_, i64>(0), 0, "in {relation}");
-    }
-    let dump = run(server.program("pg_dump").arg(db.url()));
-    assert!(!dump.contains(CANARY), "in the dump");
 }

@@ -14,12 +14,14 @@
 
 mod app;
 mod chaos;
+mod jobs;
 mod provider;
 mod repository;
 mod server;
 
 pub use app::*;
 pub use chaos::*;
+pub use jobs::*;
 pub use postgres::{Client, GenericClient, NoTls};
 pub use provider::*;
 pub use repository::*;

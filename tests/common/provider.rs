@@ -63,6 +63,10 @@ pub struct Manners {
     pub ends_as: &'static str,
     pub word: Option<String>,
     pub shutdown: Option<String>,
+    /// Models that it keeps from the course of a training.
+    pub checkpoints: Vec<Value>,
+    /// A cancelled job is not there any more: hosts without a cancel are told to delete it.
+    pub forgets_cancelled: bool,
 }
 
 #[derive(Default)]
@@ -117,6 +121,8 @@ impl FakeProvider {
             ends_as: "succeeded",
             word: None,
             shutdown: None,
+            checkpoints: Vec::new(),
+            forgets_cancelled: false,
         };
         memory.lock().unwrap().manners = Some(manners);
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -292,8 +298,12 @@ impl Memory {
             ("POST", ["fine_tuning", "jobs"]) => self.create(body),
             ("GET", ["fine_tuning", "jobs"]) => self.list(query),
             ("GET", ["fine_tuning", "jobs", id]) => self.poll(id),
-            ("GET", ["fine_tuning", "jobs", _, "events" | "checkpoints"]) => {
+            ("GET", ["fine_tuning", "jobs", _, "events"]) => {
                 (200, json!({"object": "list", "data": [], "has_more": false}))
+            }
+            ("GET", ["fine_tuning", "jobs", _, "checkpoints"]) => {
+                let kept = &self.manners.as_ref().unwrap().checkpoints;
+                (200, json!({"object": "list", "data": kept, "has_more": false}))
             }
             ("POST", ["fine_tuning", "jobs", id, "cancel"]) => self.cancel(id),
             _ => no_such(),
@@ -366,6 +376,9 @@ impl Memory {
         }
         job.status = "cancelled".into();
         let job = job.clone();
+        if self.manners.as_ref().unwrap().forgets_cancelled {
+            self.jobs.retain(|other| other.id != job.id);
+        }
         (200, self.describe(&job))
     }
 
@@ -401,7 +414,7 @@ fn now() -> u64 {
 
 /// First line, Authorization, the start of the body, and how long all of it was.
 fn receive(stream: &mut impl Read) -> Option<(String, String, Vec<u8>, u64)> {
-    const KEPT: usize = 64 << 10;
+    const KEPT: usize = 2 << 20;
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read(&mut byte).ok()? == 0 {

@@ -2,9 +2,10 @@
 
 use super::{execute, explain, quoted};
 use postgres::{Client, Config, NoTls};
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,7 @@ impl Server {
         let name = numbered(name);
         let sql = format!("CREATE DATABASE {} {options}", quoted(&name));
         execute(&mut self.connect("postgres"), &sql);
-        Database { server: self, name }
+        Database { server: self, name, holds_canary: AtomicBool::new(false) }
     }
 
     /// A login role of its own name for one test, member of these roles.
@@ -209,6 +210,7 @@ impl Drop for Server {
 pub struct Database<'a> {
     server: &'a Server,
     pub name: String,
+    holds_canary: AtomicBool,
 }
 
 impl Database<'_> {
@@ -224,8 +226,18 @@ impl Database<'_> {
         client
     }
 
+    /// A key was used here: when the test is over, it is looked for everywhere.
+    pub fn look_for_canary(&self) {
+        self.holds_canary.store(true, Ordering::Relaxed);
+    }
+
     pub fn connect(&self) -> Client {
         self.server.connect(&self.name)
+    }
+
+    /// None where a test has dropped the database or stopped its server.
+    pub fn try_connect(&self) -> Option<Client> {
+        self.server.try_connect(&self.name, "postgres").ok()
     }
 
     pub fn connect_as(&self, role: &str) -> Client {
@@ -239,10 +251,21 @@ impl Database<'_> {
     pub fn url(&self) -> String {
         self.server.url(&self.name)
     }
+
+    /// Restores a dump of this database into another one.
+    pub fn restore_into(&self, to: &Database) {
+        let file = std::env::temp_dir().join(format!("{}.dump", self.name));
+        run(self.server.program("pg_dump").args(["--format=custom", "--file"]).arg(&file).arg(self.url()));
+        run(to.server.program("pg_restore").args(["--exit-on-error", "--dbname", &to.url()]).arg(&file));
+        std::fs::remove_file(&file).expect("a dump to remove");
+    }
 }
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
+        if self.holds_canary.load(Ordering::Relaxed) && !std::thread::panicking() {
+            super::canary_is_nowhere(self.server, self);
+        }
         // A test may have stopped its server.
         if let Ok(mut client) = self.server.try_connect("postgres", "postgres") {
             let _ = client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&self.name)));

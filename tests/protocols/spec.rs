@@ -76,7 +76,8 @@ fn openai_takes_every_request() {
     let whole = protocol("openai");
 
     for method in [Training::Sft, Training::Dpo] {
-        let mut job = JobView { method, ..job("run-1", &options, &sender) };
+        let mut job = job("run-1", &options, &sender);
+        (job.method, job.validation) = (method, Some(job.train));
         job.hyperparameters =
             json!({"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": 0.5}).as_object().cloned().unwrap();
         if method == Training::Dpo {

@@ -108,6 +108,12 @@ impl Listener {
         Self { user_id, examples, lines, newest_saves: saves }
     }
 
+    /// Lines for these examples only; the others stay what is known of the listener.
+    pub fn only(mut self, wanted: impl Fn(&Example) -> bool) -> Self {
+        self.lines.retain(|&i| wanted(&self.examples[i]));
+        self
+    }
+
     /// Number of lines, one per example of the side.
     pub fn lines(&self) -> usize {
         self.lines.len()

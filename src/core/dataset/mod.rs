@@ -10,6 +10,8 @@ pub mod twins;
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
+
 /// One frozen example, as `dataset_example` holds it.
 #[derive(Debug, Clone, Default)]
 pub struct Example {
@@ -58,6 +60,38 @@ impl FromStr for Split {
             _ => Err(DatasetError::unknown("split", name, &Self::NAMES)),
         }
     }
+}
+
+/// What of the train side a training file holds: the texts held back for validation stand in no line of the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part {
+    Whole,
+    Kept { share: f64 },
+    HeldBack { share: f64 },
+}
+
+impl Part {
+    /// Whether a text of the train side may have lines of its own here. The same texts for every job of a dataset.
+    pub fn takes(self, seed: i64, content_hash: &[u8]) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Kept { share } => !held_back(share, seed, content_hash),
+            Self::HeldBack { share } => held_back(share, seed, content_hash),
+        }
+    }
+
+    /// Whether a text may stand in a line about another one.
+    pub fn shows(self, seed: i64, content_hash: &[u8]) -> bool {
+        matches!(self, Self::HeldBack { .. }) || self.takes(seed, content_hash)
+    }
+}
+
+/// A draw by the text alone: copies of a text stay together, and one more text moves no other.
+fn held_back(share: f64, seed: i64, content_hash: &[u8]) -> bool {
+    let digest = Sha256::new().chain_update(b"validation").chain_update(seed.to_le_bytes()).chain_update(content_hash);
+    let digest = digest.finalize();
+    let draw = u64::from_le_bytes(std::array::from_fn(|i| digest[i]));
+    (draw as f64) < share * u64::MAX as f64
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +170,21 @@ mod tests {
         for name in Split::NAMES {
             assert_eq!(name.parse::<Split>().map(Split::name), Ok(name));
         }
+    }
+
+    #[test]
+    fn a_text_is_kept_or_held_back_and_never_shown_where_it_is_not_kept() {
+        let (kept, held) = (Part::Kept { share: 0.1 }, Part::HeldBack { share: 0.1 });
+        let texts = (0..10_000_u32).map(u32::to_le_bytes);
+        let mut count = 0;
+        for text in texts {
+            assert_ne!(kept.takes(42, &text), held.takes(42, &text));
+            assert_eq!(kept.shows(42, &text), kept.takes(42, &text));
+            assert!(held.shows(42, &text) && Part::Whole.takes(42, &text));
+            count += u32::from(held.takes(42, &text));
+        }
+        assert!((900..1100).contains(&count), "{count}");
+        assert!((0..100_u32).all(|text| !Part::HeldBack { share: 0.0 }.takes(1, &text.to_le_bytes())));
     }
 
     #[test]

@@ -152,52 +152,93 @@ fn a_rollout_is_half_open() {
     println!("rollouts: {} rows", rows.len());
 }
 
-/// The plain `run` rows: those that need nothing but hash, weights, coverage, ranges and namespace.
+/// The plain `run` rows: those that need nothing but what an experiment here has. Left out are conditions on attributes,
+/// prerequisites, addresses of pages and the SDK's own switches.
 #[test]
 fn agrees_with_the_sdk_runs() {
     let Some(file) = growthbook("run") else {
         return;
     };
-    let plain = ["key", "variations", "weights", "coverage", "ranges", "seed", "hashVersion", "namespace"];
+    let of_experiment = [
+        "key",
+        "variations",
+        "weights",
+        "coverage",
+        "ranges",
+        "seed",
+        "hashVersion",
+        "namespace",
+        "hashAttribute",
+        "active",
+        "force",
+        "filters",
+    ];
+    let rows = file["run"].as_array().unwrap();
     let mut checked = 0;
-    for row in file["run"].as_array().unwrap() {
+    for row in rows {
         let (context, experiment) = (row[1].as_object().unwrap(), row[2].as_object().unwrap());
-        let unit = context.get("attributes").and_then(|a| a["id"].as_str()).filter(|_| context.len() == 1);
-        let Some(unit) = unit.filter(|_| experiment.keys().all(|key| plain.contains(&key.as_str()))) else {
+        let known = |key: &String| matches!(key.as_str(), "attributes" | "forcedVariations");
+        if !context.keys().all(known) || !experiment.keys().all(|key| of_experiment.contains(&key.as_str())) {
             continue;
-        };
-        let arm = run(experiment, unit);
-        assert_eq!(experiment["variations"][arm.unwrap_or(0)], row[3], "{row}");
-        assert_eq!(arm.is_some(), row[4].as_bool().unwrap(), "{row}");
+        }
+        let (arm, inside) = run(experiment, context);
+        assert_eq!(experiment["variations"][arm], row[3], "{row}");
+        assert_eq!(inside, row[4].as_bool().unwrap(), "{row}");
         checked += 1;
     }
-    assert!(checked >= 40, "{checked}");
-    println!("GrowthBook run: {checked} rows");
+    assert!(checked >= 56, "{checked}");
+    println!("GrowthBook run: {checked} of {} rows", rows.len());
 }
 
-fn run(experiment: &serde_json::Map<String, Value>, unit: &str) -> Option<usize> {
+type Fields = serde_json::Map<String, Value>;
+
+/// The place of a unit under a seed, 0 to 1.
+fn place(seed: &str, unit: &str, version: i64) -> f64 {
+    let bucket = Seed::new(seed, version as i32, Encoding::Utf8).unwrap().bucket(unit.as_bytes());
+    f64::from(bucket) / if version == 1 { 1_000.0 } else { 10_000.0 }
+}
+
+/// Variation, and whether the unit is in the experiment; the questions in the order in which they are asked here.
+fn run(experiment: &Fields, context: &Fields) -> (usize, bool) {
+    let number = |key: &str, otherwise: i64| experiment.get(key).map_or(otherwise, |value| value.as_i64().unwrap());
+    let text = |key: &str| experiment.get(key).and_then(Value::as_str);
     let arms = experiment["variations"].as_array().unwrap().len();
-    if arms < 2 || unit.is_empty() {
-        return None;
+    let key = text("key").unwrap();
+    if let Some(pinned) = context.get("forcedVariations").and_then(|pins| pins[key].as_u64()) {
+        return (pinned as usize, true);
     }
-    let at = |seed: &str, version: i32| {
-        let bucket = Seed::new(seed, version, Encoding::Utf8).unwrap().bucket(unit.as_bytes());
-        f64::from(bucket) / if version == 1 { 1_000.0 } else { 10_000.0 }
+    let attribute = |name: &str| context.get("attributes").and_then(|all| all[name].as_str()).unwrap_or_default();
+    let unit = attribute(text("hashAttribute").unwrap_or("id"));
+    if arms < 2 || unit.is_empty() || experiment.get("active") == Some(&Value::from(false)) {
+        return (0, false);
+    }
+    let gates = experiment.get("filters").and_then(Value::as_array);
+    let inside = |gate: &Value| {
+        let unit = attribute(gate["attribute"].as_str().unwrap_or("id"));
+        choose_variation(place(gate["seed"].as_str().unwrap(), unit, 2), &pairs(&gate["ranges"])).is_some()
     };
-    if let Some(namespace) = experiment.get("namespace") {
-        let n = at(&format!("__{}", namespace[0].as_str().unwrap()), 1);
+    if !gates.is_none_or(|gates| gates.iter().all(inside)) {
+        return (0, false);
+    }
+    if let (None, Some(namespace)) = (gates, experiment.get("namespace")) {
+        let n = place(&format!("__{}", namespace[0].as_str().unwrap()), unit, 1);
         if !(namespace[1].as_f64().unwrap()..namespace[2].as_f64().unwrap()).contains(&n) {
-            return None;
+            return (0, false);
         }
     }
-    let seed = experiment.get("seed").unwrap_or(&experiment["key"]).as_str().unwrap();
-    let n = at(seed, experiment.get("hashVersion").map_or(1, |version| version.as_i64().unwrap() as i32));
+    let n = place(text("seed").unwrap_or(key), unit, number("hashVersion", 1));
     let coverage = experiment.get("coverage").map_or(1.0, |coverage| coverage.as_f64().unwrap());
     let ranges = match experiment.get("ranges") {
         Some(ranges) => pairs(ranges),
         None => bucket_ranges(arms, coverage, experiment.get("weights").map(numbers).as_deref()),
     };
-    choose_variation(n, &ranges)
+    let drawn = choose_variation(n, &ranges);
+    // A variation forced on all comes after the coverage.
+    let chosen = drawn.and_then(|drawn| match number("force", -1) {
+        forced if experiment.contains_key("force") => usize::try_from(forced).ok().filter(|forced| *forced < arms),
+        _ => Some(drawn),
+    });
+    (chosen.unwrap_or(0), chosen.is_some())
 }
 
 #[test]

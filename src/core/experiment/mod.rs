@@ -7,3 +7,5 @@ pub mod unit;
 
 #[cfg(test)]
 mod test_data;
+#[cfg(test)]
+mod vendor_tests;

@@ -1,5 +1,6 @@
 //! Test vectors: our own in tests/data, GrowthBook's SDK cases (third-party, not copied) when they are at hand.
 
+pub use crate::core::vectors::shared;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -19,12 +20,11 @@ pub fn vectors(file: &str) -> Value {
 
 /// GrowthBook's cases, or None with a line that says what was skipped.
 pub fn growthbook(sections: &str) -> Option<Value> {
-    let path = root().join("../shared/data/growthbook-cases.json");
-    if path.exists() {
-        return Some(parse(path));
+    let cases = shared("growthbook-cases.json");
+    if cases.is_none() {
+        println!("skipped: {sections}");
     }
-    println!("skipped: {sections}, 0 rows ({} is absent)", path.display());
-    None
+    cases
 }
 
 pub fn numbers(value: &Value) -> Vec<f64> {

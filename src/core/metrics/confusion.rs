@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn vectors_of_scikit_learn() {
-        let Some(file) = shared("metric-vectors.json") else { return };
+        let file = vectors("metric-vectors.json");
         for row in rows(&file["classification"]) {
             let c = count(row);
             let expect =

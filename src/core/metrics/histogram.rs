@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn stability_vectors() {
-        let Some(file) = shared("metric-vectors.json") else { return };
+        let file = vectors("metric-vectors.json");
         for row in rows(&file["psi"]) {
             let counts = |key: &str| rows(&row[key]).iter().map(|n| n.as_i64().unwrap()).collect::<Vec<_>>();
             let index = stability_index(&counts("control_counts"), &counts("treatment_counts"));

@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn vector_of_scikit_learn_whole_and_split() {
-        let Some(file) = shared("metric-vectors.json") else { return };
+        let file = vectors("metric-vectors.json");
         let row = &file["multiclass"];
         let [actual, predicted] =
             ["y_true", "y_pred"].map(|key| rows(&row[key]).iter().map(ToString::to_string).collect::<Vec<_>>());

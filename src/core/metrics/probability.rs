@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn vectors_of_scikit_learn() {
-        let Some(file) = data::shared("metric-vectors.json") else { return };
+        let file = data::vectors("metric-vectors.json");
         for row in data::rows(&file["probabilistic"]) {
             let mut state = vec![0.0; numbers(5)];
             let probabilities = data::numbers(&row["prob"]);
@@ -126,5 +126,33 @@ mod tests {
         );
         assert!(Calibration::of(&state[1..]).is_none() && Calibration::of(&[]).is_none());
         assert!(Calibration::of(&[f64::NAN; 7]).is_none());
+    }
+
+    /// Errors of a forecast: functions of Apache MADlib that an application computes in one line of SQL.
+    #[test]
+    fn the_published_forecast_errors_match() {
+        let Some(file) = crate::core::vectors::shared("metric-vectors.json") else { return };
+        let row = &file["madlib_published"];
+        let (forecast, seen) = (data::numbers(&row["pred"]), data::numbers(&row["obs"]));
+        let n = seen.len() as f64;
+        let mean_of = |error: fn(f64, f64) -> f64| {
+            forecast.iter().zip(&seen).map(|(&forecast, &seen)| error(forecast, seen)).sum::<f64>() / n
+        };
+        let mean = seen.iter().sum::<f64>() / n;
+        let spread = seen.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
+        let squared = mean_of(|forecast, seen| (forecast - seen).powi(2));
+        let r2 = 1.0 - squared / spread;
+        let errors = [
+            ("mean_abs_error", mean_of(|forecast, seen| (forecast - seen).abs())),
+            ("mean_abs_perc_error", mean_of(|forecast, seen| ((forecast - seen) / seen).abs())),
+            ("mean_perc_error", mean_of(|forecast, seen| (forecast - seen) / seen)),
+            ("mean_squared_error", squared),
+            ("r2_score", r2),
+            ("adjusted_r2_p3_n100", 1.0 - (1.0 - r2) * 99.0 / 96.0),
+        ];
+        for (name, ours) in errors {
+            data::assert_close(Some(ours), &row[name], name);
+        }
+        println!("forecast errors: {} figures", errors.len());
     }
 }

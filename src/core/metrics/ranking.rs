@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn vectors_of_trec_eval_and_scikit_learn() {
-        let Some(file) = shared("metric-vectors.json") else { return };
+        let file = vectors("metric-vectors.json");
         for row in rows(&file["ranking"]) {
             let by_id = Ranking::of(items(row), Ties::Id);
             let trec = |ours: f64, key: &str| {

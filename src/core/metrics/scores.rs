@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn vectors_of_scikit_learn() {
-        let Some(file) = shared("metric-vectors.json") else { return };
+        let file = vectors("metric-vectors.json");
         for row in rows(&file["score_ranking"]) {
             let mut all = of_vector(row);
             assert_close(all.roc_auc(), &row["roc_auc"], &format!("{} auc", row["name"]));

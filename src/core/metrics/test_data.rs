@@ -1,16 +1,13 @@
-//! Vectors computed with scikit-learn and trec_eval, read from ../shared/data where that is present.
+//! Vectors computed with scikit-learn and trec_eval.
 
 use serde_json::Value;
 
-/// A vector file, or None with a word that the test was skipped.
-pub fn shared(file: &str) -> Option<Value> {
-    let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = [manifest.join("tests/data"), manifest.join("../shared/data")].map(|folder| folder.join(file));
-    let text = found.iter().find_map(|path| std::fs::read_to_string(path).ok());
-    if text.is_none() {
-        println!("skipped: no {file}");
-    }
-    text.map(|text| serde_json::from_str(&text).unwrap())
+/// The whole file where it is at hand, else our copy, which lacks the rows of other projects.
+pub fn vectors(file: &str) -> Value {
+    crate::core::vectors::shared(file).unwrap_or_else(|| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    })
 }
 
 pub fn rows(value: &Value) -> &[Value] {

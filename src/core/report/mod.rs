@@ -1,5 +1,6 @@
 //! The report of an experiment: one page for people who look, from numbers that SQL computed.
 
+mod advice;
 mod chart;
 mod figures;
 mod page;
@@ -20,6 +21,8 @@ pub struct Report {
     pub shipped: Option<String>,
     pub generated: String,
     pub planned_users: i64,
+    /// Full days since the start, or up to the end.
+    pub days: i64,
     pub metrics: Vec<Metrics>,
     pub results: Vec<Outcome>,
     pub health: Vec<Check>,

@@ -1,5 +1,6 @@
 //! The page: verdict first, then whether to believe it, then the figures.
 
+use super::advice::next_step;
 use super::figures::{self, chart_or_nothing, Figure};
 use super::text::{chance, change, count, decimal, escaped, metric, percent, wait};
 use super::{Error, Metrics, Outcome, Report};
@@ -65,7 +66,7 @@ fn verdict(report: &Report) -> String {
         })
         .collect();
     format!(
-        "<section class=\"verdict {}\" aria-label=\"Verdict\">\n<p class=\"word\">{}</p>\n<p class=\"sentence\">{}</p>\n<ul class=\"targets\">\n{targets}</ul>\n</section>\n",
+        "<section class=\"verdict {}\" aria-label=\"Verdict\">\n<p class=\"word\">{}</p>\n<p class=\"sentence\">{}</p>\n<p class=\"next\"><strong>Next:</strong> {}</p>\n<ul class=\"targets\">\n{targets}</ul>\n</section>\n",
         class(&goal.verdict),
         match goal.verdict.as_str() {
             "proved" => "fineTuned is better",
@@ -73,6 +74,7 @@ fn verdict(report: &Report) -> String {
             _ => "Not decided yet",
         },
         escaped(&goal.sentence),
+        escaped(&next_step(report, goal)),
     )
 }
 

@@ -13,7 +13,7 @@ fn report() -> serde_json::Value {
         .collect();
     let curve = json!({"roc_auc": 0.7, "average_precision": 0.6, "calibration_error": 0.1, "precision_recall": [[0.1, 0.9], [1.0, 0.5], [null, null]], "calibration": [[0.1, 0.2, 10.0], [0.9, 0.8, 5.0]]});
     json!({"name": "<b>night & day</b>", "status": "running", "started": "2026-09-01", "stopped": null, "shipped": null, "generated": "2026-09-10",
-           "planned_users": 5000, "metrics": [metrics("base", 0.3), metrics("fineTuned", 0.4)],
+           "planned_users": 5000, "days": 9, "metrics": [metrics("base", 0.3), metrics("fineTuned", 0.4)],
            "results": [{"metric": "save_rate", "target": "better", "verdict": "proved", "sentence": "save rate: more", "base_users": 600, "fine_tuned_users": 601,
                         "lift": 0.33, "lift_low": 0.1, "lift_high": 0.5, "p_always": 0.001, "design_effect": 2.5}],
            "health": [{"check_name": "split", "verdict": "alarm", "value": 0.0001, "meaning": "p of the split"}],
@@ -39,6 +39,35 @@ fn a_page_is_whole_and_safe() {
             "{open}"
         );
     }
+}
+
+/// What the page advises, after these changes of a healthy report whose goal is proved.
+fn advised(changes: &[(&str, serde_json::Value)]) -> String {
+    let mut data = report();
+    data["health"] = json!([]);
+    for (path, value) in changes {
+        *data.pointer_mut(path).unwrap() = value.clone();
+    }
+    let page = html(&Report::of(data).unwrap()).unwrap();
+    let rest = page.split("<strong>Next:</strong> ").nth(1).unwrap();
+    rest.split("</p>").next().unwrap().to_string()
+}
+
+#[test]
+fn the_next_step_follows_the_rules_of_stopping() {
+    assert!(html(&Report::of(report()).unwrap()).unwrap().contains("Find the cause of the alarm first"));
+    assert!(advised(&[])
+        .contains("may be shipped. What to promise is the near end of the interval: +10.0 %, not the +33.0 %"));
+    assert!(advised(&[("/days", json!(3))]).contains("3 full days so far, 7 are needed"));
+    assert!(
+        advised(&[("/results/0/verdict", json!("refuted"))]).starts_with("Keep base and end the test: it is ruled out")
+    );
+    let open = ("/results/0/verdict", json!("open"));
+    assert!(advised(std::slice::from_ref(&open)).starts_with("Let it run: 1,201 of 5,000 planned users"));
+    assert!(advised(&[open, ("/planned_users", json!(1200))]).contains("may still be anything from +10.0 % to +50.0 %"));
+    let stopped = ("/status", json!("stopped"));
+    assert!(advised(std::slice::from_ref(&stopped)).contains("what was deployed stayed"));
+    assert!(advised(&[stopped, ("/shipped", json!("fineTuned"))]).contains("fineTuned serves everybody"));
 }
 
 #[test]

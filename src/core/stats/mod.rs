@@ -16,9 +16,13 @@ pub mod srm;
 #[cfg(test)]
 mod published_tests;
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod simulation_tests;
 #[cfg(test)]
 mod test_data;
+#[cfg(test)]
+mod vendor_tests;
 
 use bayes::Belief;
 use lift::Estimate;

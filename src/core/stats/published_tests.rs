@@ -12,12 +12,7 @@ use serde_json::Value;
 use statrs::function::gamma::ln_gamma;
 
 fn published() -> Option<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/ab-stats-vectors.json");
-    let text = std::fs::read_to_string(path);
-    if text.is_err() {
-        println!("skipped: no ../shared/data/ab-stats-vectors.json");
-    }
-    text.ok().map(|text| serde_json::from_str(&text).unwrap())
+    crate::core::vectors::shared("ab-stats-vectors.json")
 }
 
 #[track_caller]
