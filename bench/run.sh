@@ -35,6 +35,8 @@ for file in "$PGFT_ROOT"/bench/*.py; do
     say "== $name: $(sed -n '1s/^"""//p' "$file")"
     PYTHONPATH=$python python3 "$file" "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")"
 done
+say "== shadow: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/shadow.sh")"
+"$PGFT_ROOT/bench/shadow.sh"
 say "== simulation: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/simulation.sh")"
 "$PGFT_ROOT/bench/simulation.sh"
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

@@ -58,7 +58,9 @@ DECLARE
 BEGIN
     FOR q IN SELECT * FROM query LIMIT calls LOOP
         begun := clock_timestamp();
-        IF kind = 'vector' THEN
+        IF kind = 'rank_signals' THEN
+            EXECUTE 'SELECT array_agg(chunk_id) FROM rank_signals($1, 10, ''chunk'')' INTO dummy USING q.user_id;
+        ELSIF kind = 'vector' THEN
             EXECUTE 'SELECT array_agg(id) FROM (SELECT id FROM chunk ORDER BY embedding <=> $1 LIMIT 10) t' INTO dummy USING q.vector;
         ELSE
             EXECUTE 'SELECT array_agg(id) FROM (SELECT id FROM chunk ORDER BY embedding <=> (SELECT user_query($1)) LIMIT 10) t' INTO dummy USING q.user_id;
@@ -71,3 +73,8 @@ END $$;
 SELECT knn('vector', 300) AS warm \gset
 CREATE TEMP TABLE knn_result AS SELECT * FROM knn('vector', 1000) UNION ALL SELECT * FROM knn('user_query', 1000);
 SELECT call AS knn_with, p50_us, p99_us, round(p50_us / (SELECT p50_us FROM knn_result WHERE call = 'vector'), 2) AS ratio FROM knn_result;
+-- Two stages: 200 candidates, each beside the user's 240 saved items and the counts of others.
+UPDATE adapter SET knn3_weight = 0.5, popularity_weight = 0.2;
+INSERT INTO chunk_popularity SELECT 'full', i, i % 7, 7 + i % 3 FROM generate_series(1, 20000) i;
+SELECT knn('rank_signals', 20) AS warm \gset
+SELECT call AS two_stages, p50_us, p99_us FROM knn('rank_signals', 300);

@@ -55,6 +55,11 @@ for set in polis stars; do
     for seed in $(seq 1 "$seeds"); do
         sql "$set" -c "CALL one_run('$set', $seed)"
     done
+    sql "$set" -c "CALL measure_recall('plain profiles', 'base')" -c "DO \$\$ DECLARE learned record; BEGIN SELECT q.model, a.model_id INTO learned FROM quality q, adapter a WHERE q.seed = 1 AND a.report #>> '{parameters,seed}' = '1'; CALL measure_recall('learned: ' || learned.model, learned.model_id); END \$\$"
+    say "== $set: share of the ten nearest that the index finds"
+    sql "$set" -c "SELECT * FROM recall_at_10 ORDER BY queries DESC, ef_search"
+    say "== $set: the second stage, on users it was chosen on and on judges"
+    sql "$set" -c "SELECT report #>> '{parameters,seed}' AS seed, knn3_weight, popularity_weight, report -> 'second_stage' AS second_stage FROM adapter ORDER BY 1"
     say "== $set: later actions of everybody, $seeds seeds"
     sql "$set" -c "SELECT * FROM quality ORDER BY seed" -c "SELECT * FROM what_stands_beside ORDER BY seed"
 done

@@ -113,7 +113,8 @@ COMMENT ON FUNCTION _overridden_gate IS 'pg_finetune private: the verdict that i
 REVOKE ALL ON FUNCTION _overridden_gate FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _overridden_gate TO finetune_admin;
 
-CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text, overridden text DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION _record_deployment(model text, action text, reason text, experiment text, overridden text DEFAULT NULL,
+    actor text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -122,9 +123,10 @@ DECLARE
 BEGIN
     -- One writer at a time, so that ids and times agree about what came last.
     LOCK TABLE @extschema@.deployment IN SHARE ROW EXCLUSIVE MODE;
-    INSERT INTO @extschema@.deployment (model_id, action, reason, experiment, overridden)
-    VALUES (model, action, reason, experiment, overridden)
+    INSERT INTO @extschema@.deployment (model_id, action, reason, experiment, overridden, deployed_by)
+    VALUES (model, action, reason, experiment, overridden, coalesce(actor, current_user))
     RETURNING id INTO deployment_id;
+    PERFORM @extschema@._wake_worker(); -- what was deployed is watched from now on
     SELECT string_agg(quote_ident(e.name), ', ' ORDER BY e.name) INTO others
     FROM @extschema@.experiment e WHERE e.status = 'running';
     IF others IS NOT NULL THEN
@@ -135,7 +137,7 @@ BEGIN
     RETURN deployment_id;
 END
 $$;
-COMMENT ON FUNCTION _record_deployment IS 'Appends one row to the deployment log';
+COMMENT ON FUNCTION _record_deployment IS 'Appends one row to the deployment log; actor NULL = the current role';
 REVOKE ALL ON FUNCTION _record_deployment FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _record_deployment TO finetune_admin;
 

@@ -162,6 +162,7 @@ BEGIN
         UNION ALL SELECT * FROM @extschema@._doctor_schedules()
         UNION ALL SELECT * FROM @extschema@._doctor_experiments()
         UNION ALL SELECT * FROM @extschema@._doctor_serving()
+        UNION ALL SELECT * FROM @extschema@._doctor_shadow()
     ) f
     ORDER BY f.severity, f.subject, f.finding;
 END

@@ -63,7 +63,7 @@ BEGIN
     FROM (SELECT min(w.phase) AS first_phase
           FROM (SELECT a.phase, array_agg(a.weight ORDER BY a.ordinal) AS weights FROM @extschema@.experiment_arm a
                 WHERE a.experiment = _health_weights.experiment GROUP BY a.phase) w
-          WHERE EXISTS (SELECT FROM @extschema@._exposed_users(_health_weights.experiment) u WHERE u.phase = w.phase)
+          JOIN (SELECT DISTINCT u.phase FROM @extschema@._exposed_users(_health_weights.experiment) u) came ON came.phase = w.phase
           GROUP BY w.weights) s;
     RETURN QUERY SELECT 'weights', CASE WHEN splits.number > 1 THEN 'alarm' ELSE 'ok' END, splits.number::float8,
         jsonb_build_object('from_phase', CASE WHEN splits.number > 1 THEN splits.newest END),
@@ -176,14 +176,16 @@ GRANT EXECUTE ON FUNCTION _health_pending TO finetune_analyst;
 
 CREATE FUNCTION _health_outcomes(experiment text)
 RETURNS TABLE (check_name text, verdict text, value double precision, detail jsonb, meaning text)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     rules @extschema@.experiment;
+    bounded boolean;
     seen record;
 BEGIN
     SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _health_outcomes.experiment;
+    bounded := @extschema@._is_bounded(experiment, rules.attribution);
     SELECT count(*) AS outcomes,
            count(*) FILTER (WHERE l.actioned_at < l.shown_at) AS before_exposure,
            count(*) FILTER (WHERE l.actioned_at >= l.shown_at AND l.actioned_at > w.ends) AS late,
@@ -191,8 +193,8 @@ BEGIN
            count(*) FILTER (WHERE l.actioned_at IS NULL) AS untimed
     INTO seen
     FROM @extschema@.model_performance_log l
-    LEFT JOIN @extschema@._unit_bounds(rules.name, rules.attribution, NULL) b
-        ON b.unit_id = CASE rules.unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END
+    LEFT JOIN @extschema@._exposed_users(rules.name) b
+        ON bounded AND b.unit_id = CASE rules.unit WHEN 'user_id' THEN l.user_id ELSE l.team_id END
     CROSS JOIN LATERAL (SELECT CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE b.first_shown END + rules.outcome_window) w (ends)
     WHERE l.experiment = rules.name AND l.user_action IS NOT NULL;
     RETURN QUERY

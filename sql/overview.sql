@@ -62,9 +62,10 @@ AS $$
 #variable_conflict use_column
 DECLARE
     chosen bigint := seed;
-    by_team boolean := @extschema@._draws_teams(experiment);
+    by_team boolean;
 BEGIN
     PERFORM @extschema@._require_role('time_to_process', 'finetune_analyst');
+    by_team := @extschema@._draws_teams(experiment);
     IF time_to_process.experiment IS NOT NULL THEN
         PERFORM @extschema@._require_experiment(time_to_process.experiment);
         chosen := coalesce(seed, (SELECT hashtextextended(e.seed, 0) FROM @extschema@.experiment e WHERE e.name = time_to_process.experiment));
@@ -112,13 +113,14 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    counted_for interval := @extschema@._outcome_window(experiment);
+    counted_for interval;
 BEGIN
     PERFORM @extschema@._require_role('ranking_metrics', 'finetune_analyst');
     PERFORM @extschema@._check_actions(positive);
     IF ranking_metrics.experiment IS NOT NULL THEN
         PERFORM @extschema@._require_experiment(ranking_metrics.experiment);
     END IF;
+    counted_for := @extschema@._outcome_window(experiment);
     RETURN QUERY
     WITH list AS (
         SELECT l.model_variant AS variant, l.user_id, array_agg((a.action = ANY (positive))::integer::float8) AS relevance,

@@ -1,6 +1,6 @@
 -- What user_query() starts from: sums of what each user saved and skipped, kept up to date by triggers on the data points.
 -- One row per user, action and dimensions is the rule. Writers never wait for each other: who finds that row being changed adds
--- another one, and the next writer makes one of the two (src/api/profile.rs).
+-- another one, and the next writer makes one of the two (src/api/profile_upkeep.rs).
 
 CREATE FUNCTION _profile_add(total bytea, embedding vector, sign integer) RETURNS bytea
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'profile_add_wrapper';

@@ -50,24 +50,19 @@ COMMENT ON FUNCTION _exposed_users IS 'Users (or teams) of an experiment with th
 REVOKE ALL ON FUNCTION _exposed_users FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _exposed_users TO finetune_analyst;
 
-CREATE FUNCTION _unit_bounds(experiment text, attribution text, until timestamptz, from_phase integer DEFAULT NULL)
-RETURNS TABLE (unit_id text, first_shown timestamptz, phase integer, doubled boolean, switched_at timestamptz)
+CREATE FUNCTION _is_bounded(experiment text, attribution text, from_phase integer DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
 BEGIN
-    -- Who switches without a change of the sets saw two variants in one phase: that is seen in passing, without this look.
-    IF attribution = 'first_exposure' OR from_phase IS NOT NULL OR EXISTS (
+    -- Who switches without a change of the sets saw two variants in one phase: that is seen in passing.
+    RETURN attribution = 'first_exposure' OR from_phase IS NOT NULL OR EXISTS (
         SELECT FROM @extschema@.experiment_arm a JOIN @extschema@.experiment_arm b ON b.experiment = a.experiment
-        WHERE a.experiment = _unit_bounds.experiment AND b.phase > a.phase AND b.variant <> a.variant AND a.buckets && b.buckets)
-    THEN
-        RETURN QUERY SELECT u.unit_id, u.first_shown, u.phase, u.doubled, u.switched_at FROM @extschema@._exposed_users(experiment, until) u;
-    END IF;
+        WHERE a.experiment = _is_bounded.experiment AND b.phase > a.phase AND b.variant <> a.variant AND a.buckets && b.buckets);
 END
 $$;
-COMMENT ON FUNCTION _unit_bounds IS 'pg_finetune private: from when and until when each user (or team) counts, where an experiment needs more than one look at its log; else none';
-REVOKE ALL ON FUNCTION _unit_bounds FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _unit_bounds TO finetune_analyst;
+COMMENT ON FUNCTION _is_bounded IS 'pg_finetune private: whether what counts depends on when a user (or team) came or switched, which takes a look at the log before the one that counts';
+REVOKE ALL ON FUNCTION _is_bounded FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _is_bounded TO finetune_analyst;
 
 -- Inlined by the planner: one definition of each metric, for results, plans and CUPED.
 CREATE FUNCTION _metric_counts(shown bigint, saved bigint, skipped bigint, snipped bigint, positives bigint,
@@ -108,14 +103,17 @@ GRANT EXECUTE ON FUNCTION _higher_is_better TO finetune_analyst;
 CREATE FUNCTION _ratio_sums(experiment text, threshold double precision, positive text[], outcome_window interval DEFAULT NULL,
     settled boolean DEFAULT false, until timestamptz DEFAULT NULL, from_phase integer DEFAULT NULL)
 RETURNS TABLE (metric text, variant text, sums bigint[])
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     rules @extschema@.experiment;
+    bounded boolean;
 BEGIN
     SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _ratio_sums.experiment;
     rules.outcome_window := coalesce(_ratio_sums.outcome_window, rules.outcome_window);
+    -- Planned anew for each call: where nobody is bounded, the planner drops the join.
+    bounded := @extschema@._is_bounded(experiment, rules.attribution, from_phase);
     RETURN QUERY
     WITH seen AS (
         SELECT u.unit_id, l.model_variant AS variant,
@@ -125,10 +123,11 @@ BEGIN
                     THEN @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, least(w.ends, b.switched_at)) END AS action
         FROM @extschema@.model_performance_log l
         CROSS JOIN LATERAL (SELECT CASE WHEN rules.unit = 'team_id' THEN l.team_id ELSE l.user_id END) u (unit_id)
-        LEFT JOIN @extschema@._unit_bounds(_ratio_sums.experiment, rules.attribution, until, from_phase) b ON b.unit_id = u.unit_id
+        LEFT JOIN @extschema@._exposed_users(_ratio_sums.experiment, until) b ON bounded AND b.unit_id = u.unit_id
         CROSS JOIN LATERAL (SELECT CASE rules.attribution WHEN 'impression' THEN l.shown_at ELSE b.first_shown END + rules.outcome_window) w (ends)
         WHERE l.experiment = _ratio_sums.experiment AND (until IS NULL OR l.shown_at <= until)
-          AND (from_phase IS NULL OR b.phase >= from_phase) AND b.doubled IS NOT TRUE AND (b.switched_at IS NULL OR l.shown_at < b.switched_at)
+          AND (NOT bounded OR b.doubled IS NOT TRUE AND (b.switched_at IS NULL OR l.shown_at < b.switched_at)
+               AND (from_phase IS NULL OR b.phase >= from_phase))
     ), per_variant AS (
         -- The one pass over the log; all that follows is per user.
         SELECT s.unit_id, s.variant, count(*) FILTER (WHERE s.counts) AS shown,

@@ -7,6 +7,7 @@ BEGIN
     SELECT d.relation, d.ended, CASE WHEN r.relation IS NULL OR r.set_by = 'default' THEN d.keep ELSE r.keep END, r.last_run_at
     FROM (VALUES ('capture_failure', 't.failed_at', interval '90 days'),
                  ('fine_tuning_event', 't.at', interval '1 year'),
+                 ('shadow_score', 't.shown_at', interval '90 days'),
                  ('model_performance_log', 'greatest(t.shown_at, t.actioned_at)', NULL),
                  ('training_data_point', 'greatest(t.shown_at, t.actioned_at)', NULL),
                  ('satisfaction_survey', 't.answered_at', NULL)) AS d (relation, ended, keep)

@@ -27,6 +27,8 @@ CREATE TABLE adapter (
     score_scale  double precision NOT NULL DEFAULT 1,
     score_offset double precision NOT NULL DEFAULT 0,
     positive   text[] NOT NULL DEFAULT ARRAY['saved', 'snipped'],
+    knn3_weight       double precision NOT NULL DEFAULT 0,
+    popularity_weight double precision NOT NULL DEFAULT 0,
     digest     bytea NOT NULL,
     report     jsonb NOT NULL DEFAULT '{}',
     CHECK (pg_catalog.cardinality(matrix) OPERATOR(pg_catalog.=) dimensions * dimensions),
@@ -38,9 +40,21 @@ COMMENT ON COLUMN adapter.matrix IS 'row-major, dimensions x dimensions';
 COMMENT ON COLUMN adapter.gamma IS 'weight of the user''s own negative direction added to the query vector; 0 = off';
 COMMENT ON COLUMN adapter.score_scale IS 'relevance_score = 1 / (1 + exp(-(score_scale * cosine + score_offset)))';
 COMMENT ON COLUMN adapter.positive IS 'actions that make a user''s profile, as in the dataset it was trained on; all others are the user''s negatives';
+COMMENT ON COLUMN adapter.knn3_weight IS 'second stage of rank_signals(): how much similarity to the three closest saved items counts beside the cosine; 0 = not at all';
+COMMENT ON COLUMN adapter.popularity_weight IS 'the same for the share of others who saved the item';
 COMMENT ON COLUMN adapter.digest IS 'sha256 over matrix, bias and gamma: same input, seed and binary give the same digest';
 COMMENT ON COLUMN adapter.report IS 'how it was trained: seed, counts, candidates tried, durations';
 SELECT pg_catalog.pg_extension_config_dump('adapter', '');
+
+CREATE TABLE chunk_popularity (
+    model_id text NOT NULL REFERENCES adapter (model_id) ON DELETE CASCADE,
+    chunk_id text NOT NULL,
+    saved    integer NOT NULL,
+    shown    integer NOT NULL,
+    PRIMARY KEY (model_id, chunk_id)
+);
+COMMENT ON TABLE chunk_popularity IS 'How many users saved each chunk of those it was shown to, in the train part of a model''s dataset: what rank_signals() calls popularity';
+SELECT pg_catalog.pg_extension_config_dump('chunk_popularity', '');
 
 CREATE TABLE model_evaluation (
     model_id          text NOT NULL REFERENCES model (id),

@@ -135,3 +135,27 @@ COMMENT ON COLUMN user_profile.points IS 'how many vectors the sum holds; a row 
 COMMENT ON COLUMN user_profile.total IS 'fixed point, 2^32 = 1, one little-endian int8 per dimension: what is added and taken away again leaves nothing behind';
 -- A restore fills the data points, and so this table through their triggers.
 SELECT pg_catalog.pg_extension_config_dump('user_profile', 'WHERE false');
+
+CREATE TABLE shadow_score (
+    user_id       text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    deployment_id bigint NOT NULL,
+    source        text NOT NULL,
+    signal_id     text NOT NULL,
+    surface       text,
+    shown_at      timestamptz NOT NULL,
+    scored_at     timestamptz,
+    saved         boolean,
+    score         real,
+    spread        real,
+    earlier_score real,
+    earlier_spread real,
+    PRIMARY KEY (user_id, deployment_id, source, signal_id)
+);
+COMMENT ON TABLE shadow_score IS 'A sample of live impressions, scored by the deployed model and by what served before it, each with the user''s profile as it was before the item was shown';
+COMMENT ON COLUMN shadow_score.deployment_id IS 'deployment.id of what was live when the item was shown';
+COMMENT ON COLUMN shadow_score.scored_at IS 'NULL = the user has not decided yet';
+COMMENT ON COLUMN shadow_score.score IS 'cosine with the query vector of the deployed model; NULL = the user had no profile then, or the item has no vector';
+COMMENT ON COLUMN shadow_score.spread IS 'standard deviation of the cosines of a hundred items of all kinds with the same query vector';
+COMMENT ON COLUMN shadow_score.earlier_score IS 'the same under what served before';
+CREATE INDEX shadow_score_shown ON shadow_score (deployment_id, shown_at);
+SELECT pg_catalog.pg_extension_config_dump('shadow_score', '');

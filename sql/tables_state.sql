@@ -194,6 +194,37 @@ COMMENT ON COLUMN deployment.overridden IS 'verdict of the gate that somebody ov
 SELECT pg_catalog.pg_extension_config_dump('deployment', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('deployment', 'id')::pg_catalog.regclass, '');
 
+CREATE TABLE shadow_look (
+    deployment_id    bigint PRIMARY KEY REFERENCES deployment (id),
+    model_id         text NOT NULL,
+    earlier_model_id text NOT NULL,
+    auto_rollback    boolean NOT NULL DEFAULT true,
+    state            text NOT NULL DEFAULT 'collecting' CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['collecting', 'no worse', 'worse', 'rolled back', 'failed'])),
+    reason           text NOT NULL DEFAULT 'nothing has been looked at yet',
+    scored           bigint NOT NULL DEFAULT 0,
+    unscored         bigint NOT NULL DEFAULT 0,
+    compared         bigint NOT NULL DEFAULT 0,
+    looks            integer NOT NULL DEFAULT 0,
+    impressions      integer,
+    unit             text,
+    units            integer,
+    auc              double precision,
+    earlier_auc      double precision,
+    gain             double precision,
+    gain_low         double precision,
+    gain_high        double precision,
+    confidence       double precision,
+    looked_at        timestamptz,
+    next_due_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE shadow_look IS 'The last comparison of each deployed model with what served before it, on live impressions; read the view shadow_status';
+COMMENT ON COLUMN shadow_look.auto_rollback IS 'false = a worse model stays until a person rolls it back; written by set_auto_rollback()';
+COMMENT ON COLUMN shadow_look.compared IS 'scored when the last comparison was made: the next one waits for 100 more';
+COMMENT ON COLUMN shadow_look.unscored IS 'impressions of users who had no profile then, or of items without a vector';
+COMMENT ON COLUMN shadow_look.gain IS 'how much more often an item is saved for each standard deviation by which the deployed model scores it above the earlier one, at equal mean score; below 0 = the earlier one is right where they disagree';
+COMMENT ON COLUMN shadow_look.confidence IS 'of the interval; it rises with every look, so that all of them together err in one of twenty cases';
+SELECT pg_catalog.pg_extension_config_dump('shadow_look', '');
+
 CREATE TABLE rollout_decision (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     experiment text NOT NULL,

@@ -200,10 +200,14 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.model (id, base_model, provider, method, dimensions, dataset_id, job_id)
     VALUES (model_id, v_job.base_model, v_job.provider, v_job.method, (adapter ->> 'dimensions')::int, v_job.dataset_id, job);
-    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, positive, digest, report)
+    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, positive, digest, report,
+        knn3_weight, popularity_weight)
     VALUES (model_id, (adapter ->> 'dimensions')::int, matrix, bias, (adapter ->> 'gamma')::real,
             (adapter ->> 'score_scale')::double precision, (adapter ->> 'score_offset')::double precision,
-            (SELECT d.positive FROM @extschema@.dataset d WHERE d.id = v_job.dataset_id), digest, adapter -> 'report');
+            (SELECT d.positive FROM @extschema@.dataset d WHERE d.id = v_job.dataset_id), digest, adapter -> 'report',
+            COALESCE((adapter #>> '{report,second_stage,knn3}')::double precision, 0),
+            COALESCE((adapter #>> '{report,second_stage,popularity}')::double precision, 0));
+    PERFORM @extschema@._save_popularity(model_id);
     FOR v_evaluation IN SELECT e FROM jsonb_array_elements(evaluations) e LOOP
         INSERT INTO @extschema@.model_evaluation
         SELECT r.* FROM jsonb_populate_record(NULL::@extschema@.model_evaluation,
@@ -226,6 +230,7 @@ BEGIN
         @extschema@._next_provider_step(),
         @extschema@._next_erasure(),
         @extschema@._next_rollout_look(),
+        @extschema@._next_shadow_look(),
         (SELECT min(s.next_due_at) FROM @extschema@.retraining_schedule s WHERE s.enabled));
 END $$;
 COMMENT ON FUNCTION _next_due_at(boolean) IS 'pg_finetune private: when something will be due by itself, NULL = never; without jobs where no process may train them';
@@ -280,7 +285,8 @@ BEGIN
                  WHEN waiting_for IS NOT NULL THEN 'A provider does not answer as it should: CALL check_provider(...) shows more.'
                  WHEN max_trainers = 0 THEN 'pg_finetune.max_trainers is 0: jobs only run by CALL run_due_work().'
                  WHEN open_jobs > running_jobs + provider_jobs AND busy_trainers >= max_trainers
-                     THEN 'All training processes are busy: pg_finetune.max_trainers allows ' || max_trainers || '.' END;
+                     THEN 'All training processes are busy: pg_finetune.max_trainers allows ' || max_trainers || '.'
+                 ELSE @extschema@._shadow_hint() END;
 END $$;
 COMMENT ON FUNCTION worker_status() IS 'One row: what the worker does in this database, what it waits for and the command that would help';
 GRANT EXECUTE ON FUNCTION worker_status() TO finetune_analyst, finetune_admin;

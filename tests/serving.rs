@@ -3,6 +3,9 @@
 mod common;
 
 use common::*;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A model that swaps the two axes, registered by hand: what it must do can be said in one line.
 const SWAP: &str = "
@@ -35,6 +38,123 @@ fn the_index_of_the_application_serves_the_query() {
     client.batch_execute("SET enable_seqscan = off").unwrap();
     let rows = client.query("SELECT id FROM chunk ORDER BY embedding <=> user_query('user-1') LIMIT 10", &[]).unwrap();
     assert_eq!(rows.len(), 10);
+}
+
+/// Mean share of the true ten nearest that the index finds, over all users.
+fn recall(client: &mut Client, model: &str, ef_search: u32) -> f64 {
+    let nearest = |settings: &str, table: &str| {
+        format!(
+            "SET LOCAL hnsw.ef_search = {ef_search}; {settings}; CREATE TEMP TABLE {table} AS
+             SELECT u.id AS user_id, c.id FROM (SELECT 'user-' || i AS id FROM generate_series(1, 20) i) u
+             CROSS JOIN LATERAL (SELECT c.id FROM chunk c ORDER BY c.embedding <=> (SELECT user_query(u.id, '{model}')) LIMIT 10) c;"
+        )
+    };
+    execute(client, "BEGIN");
+    execute(client, &nearest("SET LOCAL enable_seqscan = off", "by_index"));
+    execute(client, &nearest("SET LOCAL enable_indexscan = off; SET LOCAL enable_seqscan = on", "exact"));
+    let found = value(client, "SELECT (count(*) / 200.0)::float8 FROM by_index JOIN exact USING (user_id, id)");
+    execute(client, "ROLLBACK");
+    found
+}
+
+#[test]
+fn the_index_finds_what_plain_and_adapted_queries_are_nearest_to() {
+    let db = Server::shared().create_database("recall");
+    let mut client = db.install("pgft");
+    application(&mut client, 20);
+    // stretches four of the eight directions and turns the others round: far outside the cloud of stored vectors
+    execute(
+        &mut client,
+        "CREATE INDEX ON chunk USING hnsw (embedding vector_cosine_ops); ANALYZE chunk;
+         INSERT INTO model (id, base_model, provider, method, dimensions) VALUES ('far', 'base', 'builtin', 'contrastive', 8);
+         INSERT INTO adapter (model_id, dimensions, matrix, bias, digest)
+         SELECT 'far', 8, array_agg(CASE WHEN i % 9 <> 0 THEN 0 WHEN i < 32 THEN 3 ELSE -1 END ORDER BY i), array_fill(0.1::real, ARRAY[8]), ''
+         FROM generate_series(0, 63) i",
+    );
+    for model in ["base", "far"] {
+        let plan = format!(
+            "EXPLAIN SELECT id FROM chunk ORDER BY embedding <=> (SELECT user_query('user-1', '{model}')) LIMIT 10"
+        );
+        let plan = values::<String>(&mut client, &plan).join("\n");
+        assert!(plan.contains("Index Scan using chunk_embedding_idx"), "{plan}");
+        let found = recall(&mut client, model, 100);
+        assert!(found >= 0.95, "{model}: {found}");
+    }
+}
+
+#[test]
+fn learned_and_negative_directions_make_one_query_vector() {
+    let db = Server::shared().create_database("gamma");
+    let mut client = db.install("pgft");
+    with_saves(&mut client, &[("ann", "[1,0]"), ("ann", "[3,4]")]);
+    let skip = |client: &mut Client, n: i32| {
+        let sql = format!("SELECT record_signal('ann', 'skip {n}', 'text', 'skipped', embedding => '[0,{n}]')");
+        execute(client, &sql);
+    };
+    client.batch_execute(SWAP).unwrap();
+    execute(&mut client, "UPDATE adapter SET gamma = 0.5");
+    (1..=4).for_each(|n| skip(&mut client, n));
+    let query = "SELECT user_query('ann', 'swap')::text";
+    // q+ = (0.8, 0.4); the matrix swaps it
+    let swapped = "SELECT l2_normalize('[0.4,0.8]'::vector)";
+    let same = |client: &mut Client, expected: &str| {
+        let distance: f64 = value(client, &format!("SELECT ({query})::vector <-> ({expected})"));
+        assert!(distance < 1e-6, "{distance}");
+    };
+    same(&mut client, swapped);
+    // from the fifth on: u(A q+) + gamma u(q+ - q-), where q- = (0, 1)
+    skip(&mut client, 5);
+    let away = "l2_normalize('[0.8,-0.6]'::vector) * '[0.5,0.5]'::vector";
+    same(&mut client, &format!("SELECT l2_normalize(l2_normalize('[0.4,0.8]'::vector) + {away})"));
+    let plan =
+        "EXPLAIN (COSTS off) SELECT id FROM item ORDER BY embedding <=> (SELECT user_query('ann', 'swap')) LIMIT 1";
+    execute(
+        &mut client,
+        "CREATE TABLE item (id int, embedding vector(2)); CREATE INDEX ON item USING hnsw (embedding vector_cosine_ops);
+         SET enable_seqscan = off",
+    );
+    assert!(values::<String>(&mut client, plan).join("\n").contains("Index Scan using item_embedding_idx"));
+}
+
+#[test]
+fn a_standby_serves_what_the_primary_does() {
+    let server = Server::private(&[("wal_level", "replica"), ("max_wal_senders", "4"), ("hot_standby", "on")]);
+    let db = server.create_database("standby");
+    let mut client = db.install("pgft");
+    application(&mut client, 20);
+    execute(&mut client, "CREATE INDEX ON chunk USING hnsw (embedding vector_cosine_ops)");
+    let Some(standby) = server.standby() else {
+        eprintln!("skipped: this installation of PostgreSQL has no pg_basebackup");
+        return;
+    };
+    let mut reader = standby.connect(&db.name);
+    execute(&mut reader, "SET search_path = pgft, public");
+    let served =
+        "SELECT user_query('user-1')::text || coalesce(user_query('user-2')::text, ' none ') || relevance_score('user-1', (SELECT embedding FROM chunk WHERE id = 1))
+                         || assign_variant('user-1') || (SELECT string_agg(chunk_id, ' ') FROM rank_signals('user-1'))";
+    let expected: String = value(&mut client, served);
+    wait_until(PATIENCE, "the standby has it all", || {
+        reader.query_one(served, &[]).is_ok_and(|row| row.get::<_, String>(0) == expected)
+    });
+    // what is kept in memory there follows, too: profiles, what is deployed, and weights that change
+    execute(
+        &mut client,
+        "INSERT INTO model (id, base_model, provider, method, dimensions) VALUES ('m', 'base', 'builtin', 'contrastive', 8);
+         INSERT INTO adapter (model_id, dimensions, matrix, bias, digest)
+         SELECT 'm', 8, array_agg((i % 9 = 0)::int ORDER BY i), array_fill(0.5::real, ARRAY[8]), '' FROM generate_series(0, 63) i;
+         INSERT INTO deployment (model_id, action) VALUES ('m', 'deploy')",
+    );
+    for change in [
+        "UPDATE signal SET user_action = 'saved' WHERE user_id = 'user-1' AND id % 3 = 0",
+        "UPDATE adapter SET bias = array_fill(0.1::real, ARRAY[8])",
+        "SELECT forget_user('user-2')",
+    ] {
+        execute(&mut client, change);
+        let expected: String = value(&mut client, served);
+        wait_until(PATIENCE, "the standby serves the same", || value::<String>(&mut reader, served) == expected);
+    }
+    assert_eq!(value::<Option<String>>(&mut reader, "SELECT user_query('user-2')::text"), None);
+    assert_eq!(value::<String>(&mut reader, "SELECT state FROM worker_status()"), "this server is a standby");
 }
 
 #[test]

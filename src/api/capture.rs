@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::api::profile;
+use crate::api::profile_upkeep;
 use crate::pg::catalog::is_trusted;
 use crate::pg::errors::UserError;
 use crate::pg::own_table::{self, OwnTable, Patience, Place, Setting};
@@ -191,7 +191,7 @@ fn act(rows: &Rows, log: &OwnTable, points: &OwnTable) -> Result<Vec<String>, Us
         let is_done = rows.value(row, 4).is_none()
             || log.update(Place::of(logged), &settings(row, 0), Patience::Wait, |_, _| {})
                 && points.update(Place::of(point), &settings(row, 1), Patience::Wait, |old, new| {
-                    noted = profile::note(point_triggers::steps(old, new));
+                    noted = profile_upkeep::note(point_triggers::steps(old, new));
                 });
         noted?;
         if is_done {
@@ -199,7 +199,7 @@ fn act(rows: &Rows, log: &OwnTable, points: &OwnTable) -> Result<Vec<String>, Us
         }
     }
     own_table::next_command();
-    profile::write()?;
+    profile_upkeep::write()?;
     Ok(done)
 }
 

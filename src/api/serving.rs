@@ -6,18 +6,16 @@ use std::rc::Rc;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::profiles::Profile;
 use crate::core::profile;
-use crate::pg::adapters::{self, Stored};
+use crate::pg::adapters;
+pub use crate::pg::adapters::Stored;
 use crate::pg::errors::UserError;
 use crate::pg::vector::Vector;
 use crate::pg::{plans, relcache, roles, spi, statement};
 
 /// Adapters that a backend keeps in memory, the last used first.
 const KEPT_ADAPTERS: usize = 4;
-/// Skipped items below which a user has no negative direction, as in training.
-const MIN_SKIPPED: i64 = 5;
-/// What makes the profile under `base`.
-const POSITIVE: [&str; 2] = ["saved", "snipped"];
 
 /// What a statement has already worked out for a user: one query vector serves all its rows.
 struct Remembered {
@@ -90,16 +88,17 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
     };
     let x = embedding.as_slice();
     check_dimensions("embedding", x.len(), served.query.len())?;
-    let norm = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    if norm == 0.0 {
-        return Ok(None);
-    }
-    let dot = x.iter().zip(&served.query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let cosine = (dot / norm).clamp(-1.0, 1.0);
-    Ok(Some(match &served.model {
+    Ok(cosine(x, &served.query).map(|cosine| match &served.model {
         Some(model) => model.adapter.score(cosine),
         None => (1.0 + cosine) / 2.0,
     }))
+}
+
+/// With a query of length 1; `None` for a vector without a direction.
+pub fn cosine(x: &[f32], query: &[f32]) -> Option<f64> {
+    let norm = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let dot = x.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    (norm > 0.0).then(|| (dot / norm).clamp(-1.0, 1.0))
 }
 
 /// A vector taken through a model's matrix and bias, normalised.
@@ -144,7 +143,7 @@ fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, Use
 
 /// The model that serves a user now.
 fn model_of(user: &str) -> Result<String, UserError> {
-    let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", schema()?);
+    let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", own_schema()?);
     let model = plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one::<String>())?;
     Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
@@ -154,11 +153,15 @@ fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
-    let query = match &model {
+    Ok(Some(Served { query: query_of(profile, model.as_deref()), model }))
+}
+
+/// The vector to search with: one vector, the user's own negatives included.
+pub fn query_of(profile: Profile, model: Option<&Stored>) -> Vec<f32> {
+    match model {
         Some(model) => model.adapter.query(&profile.saved, profile.skipped.as_deref()),
         None => unit(profile.saved),
-    };
-    Ok(Some(Served { query, model }))
+    }
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
@@ -169,77 +172,8 @@ fn unit(mut v: Vec<f32>) -> Vec<f32> {
     v
 }
 
-/// Mean of the unit vectors that a user saved, and of those skipped when there are enough of them.
-struct Profile {
-    saved: Vec<f32>,
-    skipped: Option<Vec<f32>>,
-}
-
-/// Sum of one user's vectors of one kind and dimension.
-struct Sum {
-    positive: bool,
-    dimensions: i32,
-    points: i64,
-    total: Vec<u8>,
-}
-
-impl Profile {
-    fn of(user: &str, model: Option<&Stored>) -> Result<Option<Self>, UserError> {
-        let sums = sums(user, model)?;
-        let Some(dimensions) = (match model {
-            Some(model) => Some(model.adapter.dim as i32),
-            None => dimensions(user, &sums)?,
-        }) else {
-            return Ok(None);
-        };
-        let mean = |positive: bool, least: i64| {
-            let fits = |sum: &&Sum| sum.positive == positive && sum.dimensions == dimensions && sum.points >= least;
-            sums.iter().find(fits).map(|sum| profile::mean(&sum.total, sum.points))
-        };
-        Ok(mean(true, 1).map(|saved| Self { saved, skipped: mean(false, MIN_SKIPPED) }))
-    }
-}
-
-/// What the rows of a user's profile add up to.
-fn sums(user: &str, model: Option<&Stored>) -> Result<Vec<Sum>, UserError> {
-    let query = format!("SELECT p.user_action, p.dimensions, p.points, p.total FROM {}._profile_rows($1) p", schema()?);
-    let is_positive = |action: &str| match model {
-        Some(model) => model.positive.iter().any(|positive| positive == action),
-        None => POSITIVE.contains(&action),
-    };
-    let mut sums: Vec<Sum> = Vec::new();
-    plans::select(&query, &[plans::text()], &[user.into()], |rows| {
-        for row in rows {
-            let positive = is_positive(row.get::<&str>(1)?.unwrap_or_default());
-            let dimensions = row.get(2)?.unwrap_or_default();
-            let points: i64 = row.get(3)?.unwrap_or_default();
-            let total = row.get::<&[u8]>(4)?.unwrap_or_default();
-            match sums.iter_mut().find(|sum| sum.positive == positive && sum.dimensions == dimensions) {
-                Some(sum) => {
-                    sum.points += points;
-                    sum.total = profile::merge(std::mem::take(&mut sum.total), total).unwrap_or_default();
-                }
-                None => sums.push(Sum { positive, dimensions, points, total: total.to_vec() }),
-            }
-        }
-        Ok(())
-    })?;
-    Ok(sums)
-}
-
-/// Of the vectors that `base` serves: those of the last saved, where a user has saved vectors of several embedding models.
-fn dimensions(user: &str, sums: &[Sum]) -> Result<Option<i32>, UserError> {
-    let mut saved = sums.iter().filter(|sum| sum.positive && sum.points > 0);
-    let first = saved.next().map(|sum| sum.dimensions);
-    if saved.next().is_none() {
-        return Ok(first);
-    }
-    let query = format!("SELECT {}._last_dimensions($1)", schema()?);
-    Ok(plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one())?)
-}
-
 /// A model that was trained here; None for 'base', which has no weights.
-fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
+pub fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
     if model == "base" {
         return Ok(None);
     }
@@ -265,7 +199,7 @@ fn stored(model: &str) -> Result<Option<Rc<Stored>>, UserError> {
 }
 
 fn read_model(model: &str) -> Result<Stored, UserError> {
-    adapters::read(&schema()?, model)?.ok_or_else(|| {
+    adapters::read(&own_schema()?, model)?.ok_or_else(|| {
         UserError::unknown(format!("model \"{model}\" does not exist or has no weights here"))
             .detail("Only 'base' and models of the built-in trainer serve inside the database.")
             .hint("SELECT id, provider FROM model; lists the models, model_for(user_id) says which one a user gets.")
@@ -309,7 +243,7 @@ fn mixed_dimensions() -> UserError {
         .hint("GROUP BY vector_dims(embedding).")
 }
 
-fn schema() -> Result<String, UserError> {
+pub fn own_schema() -> Result<String, UserError> {
     spi::own_schema().ok_or_else(not_installed)
 }
 

@@ -6,6 +6,7 @@ pub mod metrics;
 pub mod profile;
 pub mod report;
 pub mod schedule;
+pub mod shadow;
 pub mod stats;
 pub mod trainer;
 

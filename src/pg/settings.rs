@@ -16,6 +16,8 @@ pub static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024
 pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Seconds that a provider has for an answer; more for large files.
 pub static HTTP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
+/// Whether a deployed model that ranks worse on live impressions than what served before it is taken back by itself.
+pub static AUTO_ROLLBACK: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub type Text = GucSetting<Option<CString>>;
 /// Origins that lie inside this machine or network, or speak http, and may be used nevertheless.
 pub static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(None);
@@ -86,6 +88,14 @@ pub fn define() {
         600,
         GucContext::Sighup,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_finetune.auto_rollback",
+        c"Whether a deployed model that ranks worse than what served before it is rolled back by itself.",
+        c"For one deployment: set_auto_rollback(false). Without it, shadow_status and worker_status() say so.",
+        &AUTO_ROLLBACK,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"pg_finetune.ca_file",

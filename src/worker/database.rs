@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
 use super::jobs::{Jobs, Turn};
-use super::{failpoint, trainer};
+use super::{failpoint, shadow, trainer};
 use crate::pg::errors::UserError;
 use crate::pg::session::{Failure, Session};
 use crate::pg::shared::{shared, DatabaseSlot, NEVER};
@@ -84,7 +84,7 @@ fn ask_providers(session: &Session, schema: &str, slot: &DatabaseSlot) -> Result
             if session.transaction(workable_schema)?.is_none() {
                 return Ok(Turn::Leave);
             }
-            housekeeping(session, schema)?;
+            housekeeping(session, schema, false)?;
             start_trainers(session, schema)?;
             slot.served.store(announced, SeqCst);
         }
@@ -102,7 +102,7 @@ fn round(session: &Session) -> Result<(Option<String>, i64), Failure> {
         return Ok((None, NEVER));
     };
     session.transaction(|| call(&format!("SELECT {schema}._note_timeline()")))?;
-    housekeeping(session, &schema)?;
+    housekeeping(session, &schema, false)?;
     start_trainers(session, &schema)?;
     let next = session.transaction(|| next_due_here(&schema))?;
     Ok((Some(schema), next))
@@ -117,13 +117,14 @@ fn start_trainers(session: &Session, schema: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn housekeeping(session: &Session, schema: &str) -> Result<(), Failure> {
+fn housekeeping(session: &Session, schema: &str, by_hand: bool) -> Result<(), Failure> {
     session.transaction(|| call(&format!("SELECT {schema}._end_overdue_jobs()")))?;
     failpoint::reached(session, "housekeeping");
     session.transaction(|| call(&format!("SELECT {schema}._begin_erasures()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._apply_retention()")))?;
     session.transaction(|| call(&format!("SELECT {schema}._evaluate_rollouts()")))?;
-    session.transaction(|| call(&format!("SELECT {schema}._advance_retraining()")))
+    session.transaction(|| call(&format!("SELECT {schema}._advance_retraining()")))?;
+    shadow::look(session, schema, by_hand)
 }
 
 /// Starts a training process for a job, or says why it has to wait.
@@ -157,7 +158,7 @@ pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
         .hint("SELECT * FROM worker_status(); says which, and the command that helps."));
     };
     loop {
-        housekeeping(&session, &schema).map_err(reported)?;
+        housekeeping(&session, &schema, true).map_err(reported)?;
         let jobs = session.transaction(|| due_jobs(&schema, true)).map_err(reported)?;
         let asked = ask_providers_once(&session, &schema).map_err(reported)?;
         if jobs.is_empty() && !asked {

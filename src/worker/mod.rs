@@ -10,6 +10,7 @@ mod jobs;
 mod launcher;
 mod provider_check;
 mod provider_key;
+mod shadow;
 mod steps;
 mod sweeper;
 mod trainer;

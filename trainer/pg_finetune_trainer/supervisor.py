@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,11 +92,17 @@ class Supervisor:
         return [sys.executable, "-m", "accelerate.commands.launch", *self.settings.launch, *module]
 
     def train(self, store: Store, job_id: str) -> None:
-        self.settings.job_path(job_id).mkdir(exist_ok=True)
+        folder = self.settings.job_path(job_id)
+        folder.mkdir(exist_ok=True)
+        job = store.row("SELECT id, seed, request FROM job WHERE id = ?", job_id)
+        (folder / "job.json").write_text(json.dumps(dict(job)))
+        command = self.command(job_id)
         with self.log_path(job_id).open("ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())  # what other machines have to run, too
+            log.flush()
             # A group of its own: accelerate starts more processes, and all of them have to go with it.
             environment = {**os.environ, "PG_FINETUNE_TRAINER_KEY": ""}
-            self.process = subprocess.Popen(self.command(job_id), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=environment, start_new_session=True)  # fmt: skip
         while self.process.poll() is None:
             job = store.row("SELECT cancel_requested FROM job WHERE id = ?", job_id)

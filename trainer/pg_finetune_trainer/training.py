@@ -55,7 +55,7 @@ class Job:
 class Reporter(TrainerCallback):
     """Writes progress where the API reads it; only the first process has one."""
 
-    def __init__(self, store: Store, job: Job):
+    def __init__(self, store: Store | None, job: Job):
         self.store, self.job, self.losses = store, job, {}
 
     def note(self, message: str, level: str = "info", data: dict | None = None) -> None:
@@ -182,7 +182,7 @@ def last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def train(settings: Settings, store: Store, job: Job) -> None:
+def train(settings: Settings, store: Store | None, job: Job) -> None:
     set_seed(job.seed)
     model, trainer_class, arguments_class, score, to_columns = prepare(job)
     columns = to_columns(load(settings, job.training_file))
@@ -273,18 +273,21 @@ def die_with_parent() -> None:
 
 def run(settings: Settings, job_id: str) -> int:
     die_with_parent()
-    store, first = Store(settings.database), int(os.environ.get("RANK", "0")) == 0
-    with (settings.job_path(job_id) / "lock").open("w") as lock:
+    first, folder = int(os.environ.get("RANK", "0")) == 0, settings.job_path(job_id)
+    # The first process alone opens the database: SQLite's log cannot be shared between machines.
+    store = Store(settings.database) if first else None
+    with (folder / "lock").open("w") as lock:
         if first:
             fcntl.flock(lock, fcntl.LOCK_EX)
             moved = store.move_job(job_id, "running", "Fine-tuning job started", running_since=int(time.time()))
             if not moved:
                 return 0
-        job = Job(settings, store.row("SELECT * FROM job WHERE id = ?", job_id))
+        job = Job(settings, json.loads((folder / "job.json").read_text()))
         try:
             train(settings, store, job)
         except ValueError as error:
             # What the rows or the parameters cannot do; a broken machine or driver raises other things and is tried again.
-            store.fail_job(job_id, "invalid_request", str(error))
+            if first:
+                store.fail_job(job_id, "invalid_request", str(error))
             raise
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openai
 import pytest
-from conftest import KEY, SHARED, moods, finished, upload, wait_until
+from conftest import KEY, ROOT, SHARED, free_port, moods, finished, upload, wait_until
 
 FAST = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 2}
 
@@ -212,6 +213,22 @@ def test_two_processes_train_one_model(private_trainer):
     steps = [ckpt.step_number for ckpt in sdk.fine_tuning.jobs.checkpoints.list(job.id)]
     assert max(steps) == 6, "48 rows, 2 epochs, 8 rows a step and process, 2 processes"
     assert margin(sdk, job.fine_tuned_model) > margin(sdk, "minilm")
+
+
+def test_a_second_machine_runs_what_the_log_shows(private_trainer):
+    machines = f"--multi_gpu --num_machines 2 --num_processes 2 --machine_rank 0 --main_process_ip 127.0.0.1 --main_process_port {free_port()}"
+    server = private_trainer("--launch", f"{machines} --mixed_precision no --dynamo_backend no")
+    sdk = server.sdk()
+    job = create(sdk, upload(sdk, moods(48)), upload(sdk, moods(12, seed=3)))
+    log = server.data / "jobs" / job.id / "log"
+    wait_until(lambda: log.exists() and b"\n" in log.read_bytes(), 60)
+    command = shlex.split(log.read_text().splitlines()[0].removeprefix("$ "))
+    command[command.index("--machine_rank") + 1] = "1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    job = finished(sdk, job.id)
+    assert (job.status, other.returncode) == ("succeeded", 0), (job.error, log.read_text()[-2000:], other.stderr[-2000:])
+    assert max(ckpt.step_number for ckpt in sdk.fine_tuning.jobs.checkpoints.list(job.id)) == 6, "half of the rows a machine"
 
 
 def test_no_signal_keeps_the_base(trainer):

@@ -13,7 +13,7 @@ use super::progress::Watch;
 use super::vectors::Rows;
 
 /// Standard errors by which the base must be beaten to go on to the gate: one-sided 5 %, the gate's own bar.
-const PROVED: f64 = 1.645;
+pub(super) const PROVED: f64 = 1.645;
 
 /// Share of the base's coverage that a model must keep: one that shows everybody the same is no personal one.
 pub(super) const MIN_COVERAGE: f64 = 0.8;
@@ -174,7 +174,7 @@ fn best_of(reports: &[CandidateReport]) -> usize {
 }
 
 /// Whether one is better by more than so many standard errors, paired over users.
-fn ahead(better: &[f64], worse: &[f64], standard_errors: f64) -> bool {
+pub(super) fn ahead(better: &[f64], worse: &[f64], standard_errors: f64) -> bool {
     let count = better.len() as f64;
     let gaps: Vec<f64> = better.iter().zip(worse).map(|(b, w)| b - w).collect();
     let mean = gaps.iter().sum::<f64>() / count;

@@ -8,7 +8,7 @@
 //! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `adam` |
 //! | choice among candidates, relevance scores | `candidates` |
 //! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings` |
-//! | what serves | `adapter` |
+//! | what serves | `adapter`; weights of the second stage `rerank` |
 //! | the order of all this | `run` |
 //!
 //! Same input, seed and binary give the same bytes: one thread, fixed order of sums, one random stream per purpose.
@@ -31,6 +31,7 @@ mod loss;
 mod panel;
 mod params;
 mod progress;
+mod rerank;
 mod rng;
 mod run;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use gate::{Evaluation, Verdict};
 pub use input::{Event, Input, Split};
 pub use params::Params;
 pub use progress::{Observer, Progress, Stop};
+pub use rerank::{nearest_saved, MAX_SAVED};
 
 use input::Data;
 use progress::Watch;

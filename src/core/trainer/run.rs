@@ -14,6 +14,7 @@ use super::input::{Data, User};
 use super::panel::{Panel, Roles, Unit, MIN_SELECTION};
 use super::params::Params;
 use super::progress::Watch;
+use super::rerank::{self, SecondStage};
 use super::vectors::{self, normalise, Rows};
 use super::{Comparison, Outcome};
 
@@ -75,10 +76,13 @@ impl<'a> Run<'a> {
             (live.digest() == adapter.digest()).then_some("kept what serves: the live model is the same")
         };
         let against_live = live.map(|live| self.compare(live, &adapter, unchanged(live), watch)).transpose()?;
+        let second_stage = self.second_stage(&adapter, watch)?;
         watch.stage("done", 1.0)?;
         let Comparison { evaluation, verdict, reason } = against_base;
+        let mut report = self.report(&trained, &choice, &evaluation, verdict, &reason);
+        report["second_stage"] = serde_json::json!(second_stage);
         Ok(Outcome {
-            report: self.report(&trained, &choice, &evaluation, verdict, &reason),
+            report,
             adapter,
             chosen: chosen.name(),
             candidates: choice.reports,
@@ -209,6 +213,11 @@ impl<'a> Run<'a> {
             normalise(rows.row_mut(index));
         }
         rows
+    }
+
+    fn second_stage(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<SecondStage, Error> {
+        let others: Vec<&User> = self.fit.iter().map(|&index| &self.data.users[index]).collect();
+        rerank::fit((&self.selection, self.unit), &self.gate, &self.data.items, &others, adapter, watch)
     }
 
     fn choose(&self, candidates: &[Candidate], watch: &mut Watch<'_>) -> Result<Choice, Error> {
