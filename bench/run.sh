@@ -8,7 +8,7 @@ dir=/tmp/pgft.bench.$$
 trap '"$PGFT_ROOT/scripts/cluster.sh" destroy "$dir"' EXIT
 "$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune shared_buffers=512MB
 "$PGFT_ROOT/scripts/cluster.sh" start "$dir"
-for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/capture.sh "$PGFT_ROOT"/bench/mining.sh; do
+for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/{capture,dataset_memory,mining}.sh; do
     name=$(basename "${file%.*}")
     url=$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")
     "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The self-hosted trainer in a Python environment of its own.   trainer.sh install | serve [OPTIONS of the trainer] | test [OPTIONS of pytest]
+# The self-hosted trainer in a Python environment of its own.   trainer.sh install | serve [OPTIONS of the trainer] | test [OPTIONS of pytest] | run PROGRAM
 source "$(dirname "$0")/env.sh"
 
 PACKAGE=$PGFT_ROOT/trainer
@@ -14,10 +14,20 @@ environment() {
     mv "$VENV.new" "$VENV"
 }
 
-prepare() {
+packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || die 'python3 has no venv' 'install it (Debian: apt-get install python3-venv)'
     [ -d "$VENV" ] || step 'install trainer (6 GB)' environment
+}
+
+prepare() {
+    packages
     "$PGFT_ROOT/scripts/model.sh"
+}
+
+# Any program that needs the same packages.
+run() {
+    packages
+    exec "$VENV/bin/python" "$@"
 }
 
 serve() {
@@ -39,6 +49,6 @@ test() {
 
 case ${1:-} in
     install) prepare ;;
-    serve | test) "$@" ;;
+    serve | test | run) "$@" ;;
     *) sed -n 's/^# //; 2p' "$0"; exit 2 ;;
 esac

@@ -22,7 +22,7 @@ COMMENT ON FUNCTION _refuse_dimensions IS 'pg_finetune private: refuses points w
 REVOKE ALL ON FUNCTION _refuse_dimensions FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _refuse_dimensions TO finetune_admin;
 
-CREATE FUNCTION _refuse_few_examples(min_examples integer)
+CREATE FUNCTION _refuse_few_examples(min_examples integer, min_per_class integer)
 RETURNS void LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     positives bigint;
@@ -35,8 +35,8 @@ BEGIN
     missing := concat_ws(' and ',
         CASE WHEN positives + negatives < min_examples
              THEN format('%s more of any kind', min_examples - positives - negatives) END,
-        CASE WHEN positives = 0 THEN 'at least 1 positive' END,
-        CASE WHEN negatives = 0 THEN 'at least 1 negative' END);
+        CASE WHEN positives < min_per_class THEN format('at least %s positive', min_per_class) END,
+        CASE WHEN negatives < min_per_class THEN format('at least %s negative', min_per_class) END);
     IF missing = '' THEN
         RETURN;
     END IF;
@@ -47,7 +47,7 @@ BEGIN
                         positives, negatives, min_examples, missing, coalesce(left_out, 'nothing')),
         HINT = CASE WHEN positives + negatives > 0 AND positives * negatives = 0
                     THEN 'Record what was shown and skipped as well as what was saved: SELECT backfill_signals(...) takes what the application already has.'
-                    ELSE 'Wait for more signals, widen since and until, or lower min_examples, min_user_saved and min_user_skipped; SELECT backfill_signals(...) takes what the application already has.' END;
+                    ELSE 'Wait for more signals, widen since and until, or lower min_examples, min_per_class, min_user_saved and min_user_skipped; SELECT backfill_signals(...) takes what the application already has.' END;
 END
 $$;
 COMMENT ON FUNCTION _refuse_few_examples IS 'pg_finetune private: refuses a dataset that is too small or has one class only, saying what is missing';
@@ -82,8 +82,9 @@ COMMENT ON FUNCTION _compare_surfaces IS 'pg_finetune private: how far positives
 REVOKE ALL ON FUNCTION _compare_surfaces FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _compare_surfaces TO finetune_admin;
 
--- The wide rows, text and vector, are read once here and go straight into the dataset: by their place, in sequence. OFFSET 0 keeps that
--- order of work: any other join writes the wide rows to disk first. A row that moved meanwhile is looked up by its key in a second round.
+-- The wide rows, text and vector, are read here for the second and last time, each by its place, and written in the order of the notes.
+-- OFFSET 0 and LIMIT keep that order of work; any other join would write the wide rows to disk first. A row that moved meanwhile is looked up by
+-- its key.
 CREATE FUNCTION _freeze_points(dataset_id uuid, p jsonb)
 RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' AS $$
 DECLARE
@@ -93,11 +94,10 @@ DECLARE
     half_life CONSTANT double precision := extract(epoch FROM (p ->> 'half_life')::interval);
     newest CONSTANT timestamptz := p ->> 'newest';
     test_after CONSTANT double precision := CASE WHEN p ->> 'split' = 'history' THEN 10000 * (1 - (p ->> 'test_share')::double precision) END;
-    missing bigint := count(*) FROM pg_temp.pg_finetune_point n WHERE n.state = 'taken';
-    found bigint;
 BEGIN
-    FOR round IN 1..2 LOOP
-        INSERT INTO @extschema@.dataset_example
+    CREATE TEMPORARY TABLE pg_finetune_frozen (user_id text, label boolean, evidence text, split text, actioned_at timestamptz, hash bytea) ON COMMIT DROP;
+    WITH frozen AS (
+        INSERT INTO @extschema@.dataset_example AS x
             (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, user_action, label, evidence, weight, split,
              relevance_score, surface, session_id, context, reason, shown_at, actioned_at)
         SELECT e.user_id, _freeze_points.dataset_id, e.id, w.chunk_id, w.chunk_content, e.content_hash, nullif(e.text_key, e.content_hash), w.embedding,
@@ -116,31 +116,43 @@ BEGIN
                           WHEN n.label THEN 'good' ELSE 'bad' END AS evidence,
                      CASE WHEN t.text_key IS NOT NULL OR n.place > test_after THEN 'test' ELSE 'train' END AS split
               FROM pg_temp.pg_finetune_point n LEFT JOIN pg_temp.pg_finetune_test_text t USING (text_key)
-              WHERE n.state = 'taken' AND (round = 1 OR NOT EXISTS (SELECT FROM @extschema@.dataset_example x
-                    WHERE x.user_id = n.user_id AND x.dataset_id = _freeze_points.dataset_id AND x.id = n.id))) e
-        CROSS JOIN LATERAL (SELECT d.chunk_id, d.chunk_content, d.embedding, d.podcast_title, d.episode_title, d.speaker_name, d.reason
-                            FROM @extschema@.training_data_point d WHERE d.ctid = e.tid AND d.user_id = e.user_id AND d.id = e.id OFFSET 0) w;
-        GET DIAGNOSTICS found = ROW_COUNT;
-        missing := missing - found;
-        EXIT WHEN missing = 0;
-        UPDATE pg_temp.pg_finetune_point n SET tid = d.ctid FROM @extschema@.training_data_point d
-        WHERE n.state = 'taken' AND d.user_id = n.user_id AND d.id = n.id AND d.ctid <> n.tid;
-    END LOOP;
+              WHERE n.state = 'taken' OFFSET 0) e
+        CROSS JOIN LATERAL (SELECT d.* FROM @extschema@.training_data_point d WHERE d.ctid = e.tid AND d.user_id = e.user_id AND d.id = e.id
+                            UNION ALL
+                            SELECT d.* FROM @extschema@.training_data_point d WHERE d.user_id = e.user_id AND d.id = e.id
+                            LIMIT 1) w
+        RETURNING x.user_id, x.label, x.evidence, x.split, x.actioned_at,
+            @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split)
+    )
+    INSERT INTO pg_temp.pg_finetune_frozen SELECT f.* FROM frozen f;
 END
 $$;
-COMMENT ON FUNCTION _freeze_points IS 'pg_finetune private: copies the chosen points into dataset_example';
+COMMENT ON FUNCTION _freeze_points IS 'pg_finetune private: copies the chosen points into dataset_example, and notes what was copied in pg_temp.pg_finetune_frozen';
 REVOKE ALL ON FUNCTION _freeze_points FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _freeze_points TO finetune_admin;
 
--- Last of all steps: from here to the commit, captured changes of these points wait.
+-- Last of all steps: from here to the commit, captured changes of these points wait. Rows are found by their place, in the order in which
+-- they lie (a plain = would tempt the planner to an index of the key, a tenth as fast); the few that moved since, by their key.
 CREATE FUNCTION _mark_points(training_set_version integer)
-RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' AS $$
-BEGIN
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB'
+SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
     -- copies of a frozen text decided its label, so they count as used too
+    used bigint := count(*) FROM pg_temp.pg_finetune_point n WHERE n.state IN ('taken', 'duplicate');
+    marked bigint;
+BEGIN
     UPDATE @extschema@.training_data_point p
     SET used_for_training = true, training_set_version = _mark_points.training_set_version
-    FROM pg_temp.pg_finetune_point n
-    WHERE p.user_id = n.user_id AND p.id = n.id AND n.state IN ('taken', 'duplicate');
+    FROM (SELECT n.tid, n.user_id, n.id FROM pg_temp.pg_finetune_point n WHERE n.state IN ('taken', 'duplicate') ORDER BY n.tid OFFSET 0) n
+    WHERE p.ctid = n.tid AND p.user_id IS NOT DISTINCT FROM n.user_id AND p.id IS NOT DISTINCT FROM n.id;
+    GET DIAGNOSTICS marked = ROW_COUNT;
+    IF marked < used THEN
+        UPDATE @extschema@.training_data_point p
+        SET used_for_training = true, training_set_version = _mark_points.training_set_version
+        FROM pg_temp.pg_finetune_point n
+        WHERE n.state IN ('taken', 'duplicate') AND p.user_id = n.user_id AND p.id = n.id
+          AND (NOT p.used_for_training OR p.training_set_version IS DISTINCT FROM _mark_points.training_set_version);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION _mark_points IS 'pg_finetune private: marks the points behind a dataset as used';
@@ -154,15 +166,18 @@ COMMENT ON FUNCTION _example_hash IS 'pg_finetune private: sha256 over one froze
 REVOKE ALL ON FUNCTION _example_hash FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _example_hash TO finetune_analyst, finetune_admin;
 
--- Sorted, so that the order of rows says nothing; in 256 parts, because one string over everything would hit the 1 GB limit of a value.
+CREATE FUNCTION _digest_of(query text) RETURNS bytea
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'digest_of_wrapper';
+COMMENT ON FUNCTION _digest_of IS 'pg_finetune private: sha256 over the hashes that a query returns, in its order';
+REVOKE ALL ON FUNCTION _digest_of FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _digest_of TO finetune_analyst, finetune_admin;
+
 CREATE FUNCTION dataset_digest(dataset text) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' AS $$
 BEGIN
     PERFORM @extschema@._require_role('dataset_digest', 'finetune_analyst');
-    RETURN (SELECT sha256(coalesce(string_agg(part.digest, ''::bytea ORDER BY part.number), ''::bytea))
-            FROM (SELECT get_byte(e.hash, 0) AS number, sha256(string_agg(e.hash, ''::bytea ORDER BY e.hash)) AS digest
-                  FROM (SELECT @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split) AS hash
-                        FROM @extschema@.dataset_example x WHERE x.dataset_id = @extschema@._dataset_id(dataset)) e
-                  GROUP BY get_byte(e.hash, 0)) part);
+    RETURN @extschema@._digest_of(format(
+        'SELECT @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split)
+         FROM @extschema@.dataset_example x WHERE x.dataset_id = %L ORDER BY 1', @extschema@._dataset_id(dataset)));
 END
 $$;
 COMMENT ON FUNCTION dataset_digest IS 'sha256 over all frozen examples as they stand now, texts, vectors, labels, weights and sides included; equal to dataset.digest as long as nothing was changed or forgotten';
@@ -176,7 +191,7 @@ CREATE FUNCTION create_dataset(
     actions text[] DEFAULT NULL, min_score double precision DEFAULT NULL, max_score double precision DEFAULT NULL,
     max_per_user integer DEFAULT NULL, near_duplicates double precision DEFAULT NULL, keep text DEFAULT 'earliest',
     conflicts text DEFAULT 'latest', action_weights jsonb DEFAULT NULL, half_life interval DEFAULT NULL,
-    ignored_after interval DEFAULT NULL, ignored_weight double precision DEFAULT 0.25)
+    ignored_after interval DEFAULT NULL, ignored_weight double precision DEFAULT 0.25, min_per_class integer DEFAULT 1)
 RETURNS uuid LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_id CONSTANT uuid := gen_random_uuid();
@@ -186,7 +201,7 @@ DECLARE
         'min_user_saved', min_user_saved, 'min_user_skipped', min_user_skipped, 'test_share', test_share, 'seed', seed, 'mistake_weight', mistake_weight,
         'surfaces', surfaces, 'split', split, 'users', users, 'sources', sources, 'actions', actions, 'min_score', min_score, 'max_score', max_score,
         'max_per_user', max_per_user, 'near_duplicates', near_duplicates, 'keep', keep, 'conflicts', conflicts, 'action_weights', action_weights,
-        'half_life', half_life, 'ignored_after', ignored_after, 'ignored_weight', ignored_weight);
+        'half_life', half_life, 'ignored_after', ignored_after, 'ignored_weight', ignored_weight, 'min_per_class', min_per_class);
 BEGIN
     PERFORM @extschema@._require_role('create_dataset', 'finetune_admin');
     PERFORM @extschema@._check_dataset_parameters(parameters);
@@ -202,20 +217,20 @@ BEGIN
     PERFORM @extschema@._find_twins(near_duplicates, keep);
     PERFORM @extschema@._judge_points(parameters);
     PERFORM @extschema@._split_texts(test_share, split, seed);
-    PERFORM @extschema@._refuse_few_examples(min_examples);
+    PERFORM @extschema@._refuse_few_examples(min_examples, min_per_class);
     report := to_jsonb(s) FROM @extschema@._compare_surfaces() s;
 
     SELECT coalesce(max(d.version), 0) + 1 INTO new_version FROM @extschema@.dataset d WHERE d.name = create_dataset.name;
     PERFORM @extschema@._freeze_points(new_id, parameters);
-    report := report || @extschema@._left_out_counts() || @extschema@._dataset_counts(new_id) || jsonb_build_object('parameters', parameters);
+    report := report || @extschema@._left_out_counts() || @extschema@._dataset_counts() || jsonb_build_object('parameters', parameters);
     report := report || jsonb_build_object('warnings', @extschema@._dataset_warnings(report));
     INSERT INTO @extschema@.dataset (id, name, version, dimensions, positive, split_at, seed, examples, users, report, digest)
     VALUES (new_id, create_dataset.name, new_version,
             (SELECT p.dims FROM pg_temp.pg_finetune_point p WHERE p.state = 'taken' LIMIT 1), positive,
             -- the moment that parts train from test, where one moment does so for all users
             CASE WHEN (report #>> '{test,oldest}')::timestamptz > (report #>> '{train,newest}')::timestamptz THEN (report #>> '{test,oldest}')::timestamptz END,
-            seed, (report ->> 'examples')::bigint, (report ->> 'users')::bigint, report, '');
-    UPDATE @extschema@.dataset d SET digest = @extschema@.dataset_digest(new_id::text) WHERE d.id = new_id;
+            seed, (report ->> 'examples')::bigint, (report ->> 'users')::bigint, report,
+            @extschema@._digest_of('SELECT f.hash FROM pg_temp.pg_finetune_frozen f ORDER BY f.hash'));
     PERFORM @extschema@._mark_points(new_version);
     PERFORM @extschema@._drop_notes();
     RETURN new_id;

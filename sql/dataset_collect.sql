@@ -2,7 +2,7 @@
 -- pg_finetune_raw (every point of the window), pg_finetune_twin (texts that are near copies of another), pg_finetune_point (the verdicts).
 
 CREATE FUNCTION _content_hash(chunk_content text, chunk_id text, id text) RETURNS bytea
-LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'content_hash_wrapper';
+LANGUAGE c IMMUTABLE PARALLEL SAFE COST 500 AS 'MODULE_PATHNAME', 'content_hash_wrapper';
 COMMENT ON FUNCTION _content_hash IS 'pg_finetune private: sha256 of a text in Unicode form C with white space made single; without words the item''s key stands in';
 REVOKE ALL ON FUNCTION _content_hash FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _content_hash TO finetune_analyst, finetune_admin;
@@ -18,7 +18,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp 
 DECLARE
     note text;
 BEGIN
-    FOREACH note IN ARRAY ARRAY['pg_finetune_raw', 'pg_finetune_twin', 'pg_finetune_point', 'pg_finetune_test_text'] LOOP
+    FOREACH note IN ARRAY ARRAY['pg_finetune_raw', 'pg_finetune_twin', 'pg_finetune_point', 'pg_finetune_test_text', 'pg_finetune_frozen'] LOOP
         IF to_regclass('pg_temp.' || note) IS NOT NULL THEN
             EXECUTE format('DROP TABLE pg_temp.%I', note);
         END IF;
@@ -141,6 +141,13 @@ BEGIN
            (10000 * (2 * row_number() OVER history - 1) / (2 * count(*) OVER (PARTITION BY j.user_id, j.state)))::integer AS place
     FROM judged j
     WINDOW history AS (PARTITION BY j.user_id, j.state ORDER BY j.at, j.shown_at, j.id);
+    -- Points are frozen in the order of these notes: user after user, as everything later reads them. Where the points are more than
+    -- memory holds, in the order in which they lie, or each would cost a read of the disk.
+    IF pg_table_size('@extschema@.training_data_point') > pg_size_bytes(current_setting('effective_cache_size')) THEN
+        ALTER TABLE pg_temp.pg_finetune_point RENAME TO pg_finetune_scattered;
+        CREATE TEMPORARY TABLE pg_finetune_point ON COMMIT DROP AS SELECT s.* FROM pg_temp.pg_finetune_scattered s ORDER BY s.tid;
+        DROP TABLE pg_temp.pg_finetune_scattered;
+    END IF;
     ANALYZE pg_temp.pg_finetune_point;
 END
 $$;

@@ -1,6 +1,6 @@
 -- Datasets, what the steps found: counts and warnings of the report.
 
-CREATE FUNCTION _dataset_counts(dataset_id uuid) RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION _dataset_counts() RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' AS $$
 BEGIN
     RETURN (
         SELECT jsonb_build_object(
@@ -25,7 +25,7 @@ BEGIN
                      count(*) FILTER (WHERE e.split = 'test' AND e.actioned_at < e.newest_train) AS out_of_order
               FROM (SELECT x.user_id, x.label, x.evidence, x.split, x.actioned_at,
                            max(x.actioned_at) FILTER (WHERE x.split = 'train') OVER (PARTITION BY x.user_id) AS newest_train
-                    FROM @extschema@.dataset_example x WHERE x.dataset_id = _dataset_counts.dataset_id) e
+                    FROM pg_temp.pg_finetune_frozen x) e
               GROUP BY e.user_id) u);
 END
 $$;
@@ -130,11 +130,12 @@ BEGIN
     END IF;
     RETURN QUERY SELECT 'left out', replace(o.key, '_', ' '), o.value::numeric, NULL::text
     FROM jsonb_each_text(r -> 'left_out') o WHERE o.value <> '0' ORDER BY 2;
-    RETURN QUERY SELECT 'tokens', t.format, round(t.bytes / 4), 'estimate for one pass over the train side: bytes / 4'
+    RETURN QUERY SELECT 'tokens', t.format, round(t.bytes / 4), 'estimate for one pass over the train side: bytes / 4; estimate_cost() counts with the model''s own tokenizer'
     FROM (SELECT count(*) AS n, count(*) FILTER (WHERE e.label) AS saves, sum(octet_length(e.chunk_content)) AS bytes, avg(octet_length(e.chunk_content)) AS mean
           FROM @extschema@.dataset_example e WHERE e.dataset_id = wanted AND e.split = 'train') s
     CROSS JOIN LATERAL (VALUES ('openai_chat', s.bytes + s.n * (5 * s.mean + 220)), ('openai_dpo', s.bytes + s.n * (5 * s.mean + 240)),
-        ('triplet', s.saves * 12 * s.mean), ('pair', s.saves * 2 * s.mean), ('cohere_rerank', s.saves * 6 * s.mean), ('raw', s.bytes)) t (format, bytes);
+        ('bedrock_converse', s.bytes + s.n * (5 * s.mean + 260)), ('anthropic', s.bytes + s.n * (5 * s.mean + 210)),
+        ('triplet', s.saves * 12 * s.mean), ('pair', s.saves * 2 * s.mean), ('cohere_rerank', s.saves * 6 * s.mean), ('raw', s.bytes + s.n * 320)) t (format, bytes);
     RETURN QUERY SELECT 'warnings', w.warning, NULL::numeric, NULL::text FROM jsonb_array_elements_text(r -> 'warnings') w (warning);
 END
 $$;

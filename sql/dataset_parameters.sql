@@ -5,7 +5,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $
 DECLARE
     actions CONSTANT jsonb := '["saved", "skipped", "snipped"]';
     -- name, smallest, largest, may be left out, what it is
-    numbers CONSTANT jsonb := '[["min_examples", 2, 1e15, false, "a number of examples"], ["min_user_saved", 0, 1e15, false, "a number of positives"],
+    numbers CONSTANT jsonb := '[["min_examples", 2, 1e15, false, "a number of examples"], ["min_per_class", 1, 1e15, false, "a number of examples of each kind"], ["min_user_saved", 0, 1e15, false, "a number of positives"],
         ["min_user_skipped", 0, 1e15, false, "a number of negatives"], ["max_per_user", 2, 1e15, true, "a number of examples"],
         ["test_share", 0, 0.9, false, "a share of the examples"], ["mistake_weight", 0.01, 100, false, "a weight; other examples weigh 1"],
         ["ignored_weight", 0.001, 100, false, "a weight; other examples weigh 1"], ["near_duplicates", 0.8, 0.9999, true, "a cosine similarity"]]';

@@ -7,20 +7,22 @@ CREATE FUNCTION _split_texts(test_share double precision, split text, seed bigin
 RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET work_mem = '64MB' AS $$
 DECLARE
     cut CONSTANT double precision := 10000 * (1 - test_share);
+    examples double precision;
+    newest_examples double precision;
 BEGIN
+    SELECT count(*), count(*) FILTER (WHERE p.place > cut) INTO examples, newest_examples FROM pg_temp.pg_finetune_point p WHERE p.state = 'taken';
     CREATE TEMPORARY TABLE pg_finetune_test_text ON COMMIT DROP AS
     WITH texts AS (
-        SELECT p.text_key, count(*) AS n, count(*) FILTER (WHERE p.place > cut) AS newest,
-               CASE split WHEN 'time' THEN avg(p.place)
-                          WHEN 'strict' THEN avg((p.place > cut)::integer)
+        SELECT p.text_key, count(*)::double precision AS n, (count(*) FILTER (WHERE p.place > cut))::double precision AS newest,
+               CASE split WHEN 'time' THEN sum(p.place)::double precision / count(*)
+                          WHEN 'strict' THEN (count(*) FILTER (WHERE p.place > cut))::double precision / count(*)
                           ELSE 0 END AS lateness,
                sha256(int8send(seed) || p.text_key) AS draw
         FROM pg_temp.pg_finetune_point p
-        WHERE p.state = 'taken' AND split NOT IN ('history', 'user')
+        WHERE p.state = 'taken' AND split NOT IN ('history', 'user') AND test_share > 0
         GROUP BY p.text_key
     ), ranked AS (
-        SELECT t.text_key, t.n, t.newest, sum(t.n) OVER late AS n_so_far, sum(t.newest) OVER late AS newest_so_far,
-               sum(t.n) OVER () AS n_all, sum(t.newest) OVER () AS newest_all
+        SELECT t.text_key, t.n, t.newest, sum(t.n) OVER late AS n_so_far, sum(t.newest) OVER late AS newest_so_far
         FROM texts t
         WINDOW late AS (ORDER BY t.lateness DESC, t.draw ROWS UNBOUNDED PRECEDING)
     )
@@ -28,9 +30,9 @@ BEGIN
     FROM ranked r
     WHERE CASE WHEN split = 'strict'
                     -- test rows kept, as a share of all rows kept, with half of this text counted
-               THEN r.newest > 0 AND r.newest_so_far - r.newest / 2.0
-                    <= test_share * (r.n_all - r.newest_all - r.n_so_far + 2 * r.newest_so_far)
-               ELSE r.n_so_far - r.n / 2.0 <= test_share * r.n_all END;
+               THEN r.newest > 0 AND r.newest_so_far - r.newest / 2
+                    <= test_share * (examples - newest_examples - r.n_so_far + 2 * r.newest_so_far)
+               ELSE r.n_so_far - r.n / 2 <= test_share * examples END;
     IF split = 'user' THEN
         PERFORM @extschema@._split_users(test_share, seed);
     ELSIF split = 'strict' THEN

@@ -47,6 +47,17 @@ fn example_hash(
     example.hash().to_vec()
 }
 
+#[pg_extern(sql = false)]
+fn digest_of(query: &str) -> Result<Vec<u8>, ErrorReport> {
+    let mut whole = hash::Whole::default();
+    let mut cursor = Cursor::open(query, &[]).map_err(UserError::from)?;
+    while !cursor.fetch(ROWS, |row| whole.add(row.bytes(1).unwrap_or_default())).map_err(UserError::from)?.is_empty() {
+        check_for_interrupts!();
+    }
+    cursor.close().map_err(UserError::from)?;
+    Ok(whole.finish().to_vec())
+}
+
 /// The query is read twice: for the sketches of all vectors, then for the vectors that have a possible twin.
 #[pg_extern(sql = false)]
 fn near_twins(
@@ -92,7 +103,7 @@ fn each_row(query: &str, mut body: impl FnMut(Vec<(Vec<u8>, Vec<f32>)>)) -> Resu
     let mut cursor = Cursor::open(query, &[])?;
     loop {
         check_for_interrupts!();
-        let rows = cursor.fetch(ROWS, |row| Ok((row.get(1)?.unwrap_or_default(), unit_vector(row.get(2)?))))?;
+        let rows = cursor.fetch(ROWS, |row| (row.bytes(1).unwrap_or_default().to_vec(), unit_vector(row.vector(2))))?;
         if rows.is_empty() {
             return Ok(cursor.close()?);
         }

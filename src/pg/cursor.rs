@@ -2,9 +2,9 @@
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{Error, SpiHeapTupleData};
+use pgrx::spi::Error;
 
-use super::memory::in_own_context;
+use super::row::{read_all, Row};
 
 pub struct Cursor {
     name: String,
@@ -17,16 +17,10 @@ impl Cursor {
     }
 
     /// The next rows; none at the end.
-    pub fn fetch<Row>(
-        &mut self,
-        count: usize,
-        read: impl Fn(&SpiHeapTupleData) -> Result<Row, Error>,
-    ) -> Result<Vec<Row>, Error> {
+    pub fn fetch<T>(&mut self, count: usize, read: impl FnMut(&Row<'_>) -> T) -> Result<Vec<T>, Error> {
         Spi::connect(|client| {
             let mut cursor = client.find_cursor(&self.name)?;
-            let rows = in_own_context("cursor rows", || {
-                cursor.fetch(count as i64)?.map(|row| read(&row)).collect::<Result<Vec<_>, _>>()
-            });
+            let rows = cursor.fetch(count as i64).map(|table| read_all(table, read));
             cursor.detach_into_name();
             rows
         })

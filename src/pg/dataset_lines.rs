@@ -20,6 +20,7 @@ pub struct Lines {
 // One per export.
 #[allow(clippy::large_enum_variant)]
 enum From {
+    Rows { source: Source, after: Option<(String, String)>, ended: bool },
     Groups(Box<Groups>),
     Users { users: Users, split: Split, current: Option<(Listener, usize)> },
 }
@@ -38,7 +39,9 @@ impl Lines {
     fn of(source: Source, format: Format, template: &str) -> Result<Self, UserError> {
         let split = source.split();
         let words = source.template(template)?;
-        let from = if format.of_triplets() {
+        let from = if format == Format::Raw {
+            From::Rows { source, after: None, ended: false }
+        } else if format.of_triplets() {
             // a pair has no negative to mine
             let mining = if format == Format::Pair { Mining::Random } else { Mining::Hard };
             let options = Options::new(EXPORT_PER_POSITIVE, mining, source.seed()).map_err(user_error)?;
@@ -52,6 +55,13 @@ impl Lines {
     /// Some lines, or none yet; None at the end.
     pub fn batch(&mut self) -> Result<Option<Vec<String>>, UserError> {
         match &mut self.from {
+            From::Rows { ended: true, .. } => Ok(None),
+            From::Rows { source, after, ended } => {
+                let (lines, last) = source.raw_lines(after.as_ref())?;
+                *ended = last.0.is_empty();
+                *after = Some(last);
+                Ok(Some(lines))
+            }
             From::Groups(groups) => {
                 let Some(Triplets { user, group, mined }) = groups.advance()? else { return Ok(None) };
                 let mined: Vec<_> = mined.iter().map(AsRef::as_ref).collect();

@@ -4,21 +4,29 @@
 //! its users first, so that a distributed Postgres can route it.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 
 use pgrx::prelude::*;
-use pgrx::spi::SpiHeapTupleData;
 
+use crate::core::dataset::export::RawLine;
+use crate::core::dataset::moment::Moment;
 use crate::core::dataset::template::Template;
 use crate::core::dataset::triplets::normalise;
 use crate::core::dataset::{DatasetError, Example, Part, Split};
 use crate::pg::errors::UserError;
-use crate::pg::memory::in_own_context;
+use crate::pg::plans;
+use crate::pg::row::{read_all, Row};
+use crate::pg::settings::with_local;
 use crate::pg::spi::own_schema;
-use crate::pg::vector::Vector;
 
 /// Users looked up at once, and examples read at once (one user may have more).
 const USERS: i64 = 500;
 const EXAMPLES: i64 = 1_000;
+
+/// Lines, and where they end: user and id, empty where nothing is left.
+pub type RawLines = (Vec<String>, (String, String));
+/// Lines read at once: so few that their memory is reused and not given back to the system.
+const LINES: usize = 250;
 
 /// One side of one dataset.
 pub struct Source {
@@ -86,12 +94,8 @@ impl Source {
             self.schema
         );
         let found: Vec<Template> = self.rows(&query, &[name.into()], |row| {
-            Ok(Template {
-                system: row.get(1)?.unwrap_or_default(),
-                user: row.get(2)?.unwrap_or_default(),
-                saved: row.get(3)?.unwrap_or_default(),
-                skipped: row.get(4)?.unwrap_or_default(),
-            })
+            let [system, user, saved, skipped] = [1, 2, 3, 4].map(|n| row.text(n).unwrap_or_default().to_owned());
+            Template { system, user, saved, skipped }
         })?;
         match found.into_iter().next() {
             Some(words) => Ok(words),
@@ -112,63 +116,113 @@ impl Source {
             self.schema
         );
         self.rows(&query, &[self.dataset.as_str().into(), self.split.name().into(), last.into(), USERS.into()], |row| {
-            Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default()))
+            (row.text(1).unwrap_or_default().to_owned(), row.count(2).unwrap_or_default())
         })
     }
 
     /// All examples of some users, on both sides, user after user in the order asked for.
     fn examples_of(&self, users: &[String], vectors: bool) -> Result<VecDeque<(String, Example)>, UserError> {
         let query = format!(
-            "SELECT e.user_id, e.id, e.chunk_id, e.chunk_content, e.content_hash, \
-                    CASE WHEN $3 THEN e.embedding END, e.user_action, e.label, e.evidence, e.weight, e.split, \
-                    e.relevance_score, e.surface, e.session_id, e.context, e.reason, \
-                    pg_catalog.to_char(pg_catalog.timezone('UTC', e.actioned_at), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+            "SELECT e.user_id, e.id, e.chunk_content, e.content_hash, CASE WHEN $3 THEN e.embedding END, e.user_action, \
+                    e.label, e.split, e.surface, e.context, e.reason, e.actioned_at \
              FROM {}.dataset_example e \
              WHERE e.user_id OPERATOR(pg_catalog.=) ANY ($2) AND e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid \
              ORDER BY e.user_id, e.id",
             self.schema
         );
         let args = [self.dataset.as_str().into(), users.to_vec().into(), vectors.into()];
-        self.rows(&query, &args, |row| Ok((row.get(1)?.unwrap_or_default(), example(row)?)))
+        self.rows(&query, &args, |row| (row.text(1).unwrap_or_default().to_owned(), example(row)))
     }
 
-    pub fn rows<Row, Rows: FromIterator<Row>>(
+    /// The next lines of the raw format after a user and id, and the user and id of the last of them. They come in the
+    /// order of an index: a plan that sorts would sort all that is left, for every part anew.
+    pub fn raw_lines(&self, after: Option<&(String, String)>) -> Result<RawLines, UserError> {
+        const IN_ORDER: [(&CStr, &CStr); 3] =
+            [(c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off"), (c"enable_sort", c"off")];
+        let query = format!(
+            "SELECT e.user_id, e.id, e.chunk_id, e.chunk_content, e.context, e.user_action, e.label, e.reason, e.evidence, \
+                    e.weight, e.split, e.relevance_score, e.surface, e.session_id, e.actioned_at, e.content_hash \
+             FROM {}.dataset_example e \
+             WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND e.split OPERATOR(pg_catalog.=) $2 \
+               AND ROW(e.user_id, e.id) OPERATOR(pg_catalog.>) ROW($3, $4) \
+             ORDER BY e.user_id, e.id LIMIT {LINES}",
+            self.schema
+        );
+        let (user, id) = after.map_or(("", ""), |(user, id)| (user.as_str(), id.as_str())); // nobody's id is empty
+        let args = [self.dataset.as_str().into(), self.split.name().into(), user.into(), id.into()];
+        let (mut lines, mut last, mut rows) = (Vec::with_capacity(LINES), (String::new(), String::new()), 0);
+        let mut read = |row: &Row<'_>| {
+            let example = raw(row);
+            if self.part.takes(self.seed, row.bytes(16).unwrap_or_default()) {
+                lines.push(example.line());
+            }
+            rows += 1;
+            if rows == LINES {
+                last = (example.user_id.to_owned(), example.id.to_owned());
+            }
+        };
+        with_local(&IN_ORDER, || {
+            plans::select(&query, &[plans::text(); 4], &args, |table| Ok(read_all::<_, ()>(table, &mut read)))
+        })
+        .map_err(UserError::from)?;
+        Ok((lines, last))
+    }
+
+    pub fn rows<T, Rows: FromIterator<T>>(
         &self,
         query: &str,
         args: &[pgrx::datum::DatumWithOid],
-        read: impl Fn(&SpiHeapTupleData) -> Result<Row, pgrx::spi::Error>,
+        read: impl FnMut(&Row<'_>) -> T,
     ) -> Result<Rows, UserError> {
-        Spi::connect(|client| {
-            let table = client.select(query, None, args)?;
-            in_own_context("dataset rows", || table.map(|row| read(&row)).collect::<Result<Rows, _>>())
-        })
-        .map_err(UserError::from)
+        Spi::connect(|client| Ok::<_, pgrx::spi::Error>(read_all(client.select(query, None, args)?, read)))
+            .map_err(UserError::from)
     }
 }
 
-fn example(row: &SpiHeapTupleData) -> Result<Example, pgrx::spi::Error> {
-    Ok(Example {
-        id: row.get(2)?.unwrap_or_default(),
-        chunk_id: row.get(3)?,
-        text: row.get(4)?.unwrap_or_default(),
-        content_hash: row.get(5)?.unwrap_or_default(),
-        vector: unit_vector(row.get(6)?),
-        action: row.get(7)?.unwrap_or_default(),
-        label: row.get(8)?.unwrap_or_default(),
-        evidence: row.get(9)?.unwrap_or_default(),
-        weight: row.get(10)?.unwrap_or(1.0),
-        split: row.get(11)?.unwrap_or_default(),
-        relevance_score: row.get(12)?,
-        surface: row.get(13)?,
-        session_id: row.get(14)?,
-        context: row.get(15)?,
-        reason: row.get(16)?,
-        actioned_at: row.get(17)?.unwrap_or_default(),
-    })
+fn example(row: &Row<'_>) -> Example {
+    let text = |column| row.text(column).map(str::to_owned);
+    Example {
+        id: text(2).unwrap_or_default(),
+        text: text(3).unwrap_or_default(),
+        content_hash: row.bytes(4).unwrap_or_default().to_vec(),
+        vector: unit_vector(row.vector(5)),
+        action: text(6).unwrap_or_default(),
+        label: row.truth(7).unwrap_or_default(),
+        split: text(8).unwrap_or_default(),
+        surface: text(9),
+        context: text(10),
+        reason: text(11),
+        actioned_at: moment(row, 12),
+    }
 }
 
-pub fn unit_vector(vector: Option<Vector>) -> Vec<f32> {
-    let mut vector = vector.map(|v| v.0.to_vec()).unwrap_or_default();
+fn raw<'a>(row: &Row<'a>) -> RawLine<'a> {
+    let text = |column| row.text(column).unwrap_or_default();
+    RawLine {
+        user_id: text(1),
+        id: text(2),
+        chunk_id: row.text(3),
+        text: text(4),
+        context: row.text(5),
+        action: text(6),
+        label: row.truth(7).unwrap_or_default(),
+        reason: row.text(8),
+        evidence: text(9),
+        weight: row.number(10).unwrap_or(1.0),
+        split: text(11),
+        relevance_score: row.number(12),
+        surface: row.text(13),
+        session_id: row.text(14),
+        actioned_at: moment(row, 15),
+    }
+}
+
+fn moment(row: &Row<'_>, column: usize) -> Moment {
+    Moment::since_2000(row.moment(column).unwrap_or_default())
+}
+
+pub fn unit_vector(vector: Option<&[f32]>) -> Vec<f32> {
+    let mut vector = vector.unwrap_or_default().to_vec();
     normalise(&mut vector);
     vector
 }

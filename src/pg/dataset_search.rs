@@ -7,13 +7,14 @@ use std::sync::Arc;
 use pgrx::prelude::*;
 
 use super::cursor::Cursor;
-use super::dataset_rows::{unit_vector, Source};
+use super::dataset_rows::Source;
 use super::errors::UserError;
+use super::row::Row;
 use super::settings::with_local;
 use super::threads::each_beside;
-use super::vector::Vector;
 use crate::core::dataset::hash::Hash;
 use crate::core::dataset::search::{Block, Candidate, Met, Place, Searcher};
+use crate::core::dataset::triplets::normalise;
 
 /// Texts read and compared at once.
 const BLOCK: usize = 1_024;
@@ -62,7 +63,7 @@ impl Search {
             source.schema
         );
         let args = [source.dataset.as_str().into(), source.split().name().into()];
-        let texts: Vec<i64> = source.rows(&query, &args, |row| Ok(row.get(1)?.unwrap_or_default()))?;
+        let texts: Vec<i64> = source.rows(&query, &args, |row| row.count(1).unwrap_or_default())?;
         let mut lines = vec![format!(
             "mined negatives: exact search over {} texts, {} threads; no index of dataset_example serves this dataset",
             texts.first().copied().unwrap_or_default(),
@@ -94,17 +95,18 @@ impl Search {
             .collect();
         let mut cursor = Cursor::open(&texts_query(source), &[])?;
         loop {
-            let rows = cursor.fetch(BLOCK, |row| Ok((place(row)?, row.get::<Vector>(4)?)))?;
-            if rows.is_empty() {
+            let mut vectors = Vec::with_capacity(BLOCK * source.dimensions);
+            let places = cursor.fetch(BLOCK, |row| {
+                let start = vectors.len();
+                vectors.extend_from_slice(row.vector(4).unwrap_or_default());
+                normalise(&mut vectors[start..]);
+                Arc::new(place(row))
+            })?;
+            if places.is_empty() {
                 cursor.close()?;
                 return Ok(searchers.into_iter().flat_map(Searcher::finish).collect());
             }
-            let mut block = Block { vectors: Vec::new(), places: Vec::new() };
-            block.vectors.reserve(rows.len() * source.dimensions);
-            for (place, vector) in rows {
-                block.vectors.extend_from_slice(&unit_vector(vector));
-                block.places.push(Arc::new(place));
-            }
+            let block = Block { vectors, places };
             check_for_interrupts!();
             if !each_beside(&mut searchers, |searcher| searcher.visit(&block)) {
                 return Err(UserError::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES, "a search thread failed")
@@ -120,7 +122,7 @@ impl Search {
         let mut found: Vec<Candidate> = Vec::with_capacity(self.keep);
         let mut taken: HashSet<Hash> = HashSet::new();
         while found.len() < self.keep {
-            let rows = cursor.fetch(INDEX_ROWS, |row| Ok((place(row)?, row.get::<f64>(4)?.unwrap_or_default())))?;
+            let rows = cursor.fetch(INDEX_ROWS, |row| (place(row), row.number(4).unwrap_or_default()))?;
             if rows.is_empty() {
                 break;
             }
@@ -168,7 +170,7 @@ fn nearest_query(source: &Source) -> Result<String, UserError> {
     let query = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e \
                  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace \
                  WHERE e.extname OPERATOR(pg_catalog.=) 'vector'";
-    let found: Vec<String> = source.rows(query, &[], |row| Ok(row.get(1)?.unwrap_or_default()))?;
+    let found: Vec<String> = source.rows(query, &[], |row| row.text(1).unwrap_or_default().to_owned())?;
     let vector = found.first().map_or("public", String::as_str);
     let distance =
         format!("e.embedding::{vector}.vector({0}) OPERATOR({vector}.<=>) $1::{vector}.vector({0})", source.dimensions);
@@ -190,7 +192,7 @@ fn vector_indexes(source: &Source) -> Result<Vec<String>, UserError> {
            AND a.amname OPERATOR(pg_catalog.=) ANY (ARRAY['hnsw', 'ivfflat']::pg_catalog.name[])",
         source.schema
     );
-    source.rows(&query, &[], |row| Ok(row.get(1)?.unwrap_or_default()))
+    source.rows(&query, &[], |row| row.text(1).unwrap_or_default().to_owned())
 }
 
 fn explain(query: &str, dimensions: usize, keep: usize) -> Result<Vec<String>, UserError> {
@@ -209,13 +211,9 @@ fn explain(query: &str, dimensions: usize, keep: usize) -> Result<Vec<String>, U
     .map_err(UserError::from)
 }
 
-fn place(row: &pgrx::spi::SpiHeapTupleData) -> Result<Place, pgrx::spi::Error> {
-    let hash: Vec<u8> = row.get(1)?.unwrap_or_default();
-    Ok(Place {
-        hash: hash.try_into().unwrap_or_default(),
-        user_id: row.get(2)?.unwrap_or_default(),
-        id: row.get(3)?.unwrap_or_default(),
-    })
+fn place(row: &Row<'_>) -> Place {
+    let text = |column| row.text(column).unwrap_or_default().to_owned();
+    Place { hash: row.bytes(1).unwrap_or_default().try_into().unwrap_or_default(), user_id: text(2), id: text(3) }
 }
 
 /// As many as a parallel query of this session might use, at most one a core.

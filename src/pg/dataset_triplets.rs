@@ -1,6 +1,6 @@
 //! The triplets of one side of a dataset, in the order of users and positives.
 //!
-//! Users are planned until enough anchors need mined negatives to make a search worth while; the first batches are
+//! Users are planned until enough anchors need mined negatives to make a search worth while; the first batch is
 //! small, so that the first rows come soon. What is held at a time is bounded, whatever the size of the dataset.
 
 use std::collections::{HashMap, VecDeque};
@@ -86,7 +86,7 @@ impl Groups {
         }
         if anchors > 0 {
             self.search()?;
-            self.anchors = (4 * self.anchors).min(ANCHORS);
+            self.anchors = ANCHORS;
         }
         Ok(!self.planned.is_empty())
     }
@@ -199,10 +199,12 @@ fn read_texts<'a>(source: &Source, places: impl Iterator<Item = &'a Arc<Place>>)
         source.schema
     );
     let args = [source.dataset.as_str().into(), of(&|p| &p.user_id).into(), of(&|p| &p.id).into()];
-    let rows: Vec<(Vec<u8>, MinedText)> = source.rows(&query, &args, |row| {
-        let (id, text) = (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default());
-        Ok((row.get(1)?.unwrap_or_default(), MinedText { id, text, vector: unit_vector(row.get(4)?) }))
+    let rows: Vec<(Option<[u8; 32]>, MinedText)> = source.rows(&query, &args, |row| {
+        let text = |column| row.text(column).unwrap_or_default().to_owned();
+        let hash = row.bytes(1).and_then(|hash| hash.try_into().ok());
+        (hash, MinedText { id: text(2), text: text(3), vector: unit_vector(row.vector(4)) })
     })?;
-    let visible = rows.into_iter().filter(|(hash, mined)| !mined.text.trim().is_empty() && source.shows(hash));
-    Ok(visible.filter_map(|(hash, mined)| Some((hash.try_into().ok()?, Rc::new(mined)))).collect())
+    let visible = rows.into_iter().filter_map(|(hash, mined)| Some((hash?, mined)));
+    let visible = visible.filter(|(hash, mined)| !mined.text.trim().is_empty() && source.shows(hash));
+    Ok(visible.map(|(hash, mined)| (hash, Rc::new(mined))).collect())
 }

@@ -25,6 +25,18 @@ impl Vector {
     }
 }
 
+/// The numbers of a vector where they lie, or in a detoasted copy in the current memory context.
+///
+/// # Safety
+/// `datum` is a vector of pgvector's; the caller keeps it, and the context, for as long as the numbers are used.
+pub(super) unsafe fn numbers_of<'a>(datum: pg_sys::Datum) -> &'a [f32] {
+    // SAFETY: detoasting yields an aligned header of four bytes, and pgvector guarantees that `dim` floats follow it.
+    unsafe {
+        let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<Header>();
+        std::slice::from_raw_parts(header.add(1).cast::<f32>(), (*header).dim.max(0) as usize)
+    }
+}
+
 impl From<Vec<f32>> for Vector {
     fn from(values: Vec<f32>) -> Self {
         Self(pgvector::Vector::from(values))
@@ -38,14 +50,11 @@ impl FromDatum for Vector {
         if is_null {
             return None;
         }
-        // SAFETY: the SQL declaration promises a vector datum; detoasting yields an aligned 4-byte header, and
-        // pgvector guarantees that `dim` floats follow it. The copy is taken before the detoasted value is freed.
+        // SAFETY: the SQL declaration promises a vector datum. The copy is taken before the detoasted value is freed.
         unsafe {
             let original = datum.cast_mut_ptr::<pg_sys::varlena>();
             let plain = pg_sys::pg_detoast_datum(original);
-            let header = plain.cast::<Header>();
-            let values =
-                std::slice::from_raw_parts(header.add(1).cast::<f32>(), (*header).dim.max(0) as usize).to_vec();
+            let values = numbers_of(pg_sys::Datum::from(plain)).to_vec();
             if !std::ptr::eq(plain, original) {
                 pg_sys::pfree(plain.cast());
             }

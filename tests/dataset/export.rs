@@ -82,12 +82,12 @@ fn streams_and_can_be_cancelled() {
 struct Exported(std::path::PathBuf);
 
 impl Exported {
-    fn write(db: &Database, formats: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(format!("pgft.export.{}.{}", std::process::id(), formats.len()));
+    fn write(db: &Database, formats: &[&str], split: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("pgft.export.{}.{split}.{}", std::process::id(), formats.len()));
         std::fs::create_dir_all(&folder).unwrap();
         for format in formats {
             let copy = format!(
-                r"\copy (SELECT pgft.export_jsonl('d', '{format}')) TO '{}' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')",
+                r"\copy (SELECT pgft.export_jsonl('d', '{format}', '{split}')) TO '{}' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')",
                 folder.join(format!("{format}.jsonl")).display()
             );
             run(Server::shared().program("psql").args(["-X", "-q", "-c", &copy, &db.url()]));
@@ -119,18 +119,21 @@ fn the_receivers_own_parsers_read_every_format() {
     };
     let formats =
         ["triplet", "pair", "cohere_rerank", "openai_chat", "openai_dpo", "bedrock_converse", "anthropic", "raw"];
-    let exported = Exported::write(&db, &formats);
-    let said = run(std::process::Command::new(python)
-        .arg("tests/judges/read_back.py")
-        .arg(&exported.0)
-        .env("HF_DATASETS_OFFLINE", "1"));
-    assert!(said.contains("read back"), "{said}");
+    // a file to train on, and one to validate with
+    for split in ["train", "test"] {
+        let exported = Exported::write(&db, &formats, split);
+        let said = run(std::process::Command::new(&python)
+            .arg("tests/judges/read_back.py")
+            .arg(&exported.0)
+            .env("HF_DATASETS_OFFLINE", "1"));
+        assert!(said.contains("read back"), "{split}: {said}");
+    }
 }
 
 #[test]
 fn files_hold_the_lines_as_they_are() {
     let (db, mut client) = database(AWKWARD);
-    let exported = Exported::write(&db, &["openai_chat", "raw"]);
+    let exported = Exported::write(&db, &["openai_chat", "raw"], "train");
     for format in ["openai_chat", "raw"] {
         let lines: Vec<String> = values(&mut client, &format!("SELECT export_jsonl('d', '{format}')"));
         let file = std::fs::read_to_string(exported.0.join(format!("{format}.jsonl"))).unwrap();

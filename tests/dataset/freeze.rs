@@ -89,15 +89,17 @@ fn the_same_points_and_seed_give_the_same_dataset() {
             "BEGIN; SELECT create_dataset('d'); SELECT create_dataset('d'); COMMIT;
              UPDATE training_data_point SET quality_score = 1 WHERE hashtext(id) % 2 = 0;
              SELECT create_dataset('e'); SELECT create_dataset('f', seed => 7, split => 'chunk');
-             SELECT create_dataset('g', seed => 8, split => 'chunk');",
+             SELECT create_dataset('g', seed => 8, split => 'chunk');
+             SET effective_cache_size = 1; SELECT create_dataset('larger than memory');",
         )
         .unwrap();
     let digests: Vec<String> = values(&mut client, "SELECT encode(digest, 'hex') FROM dataset ORDER BY name, version");
     assert_eq!(digests[0], digests[1]);
     assert_eq!(digests[0], digests[2]);
     assert_ne!(digests[3], digests[4]);
+    assert_eq!(digests[0], digests[5], "in whichever order they are read");
     let versions: Vec<i32> = values(&mut client, "SELECT version FROM dataset ORDER BY name, version");
-    assert_eq!(versions, [1, 2, 1, 1, 1]);
+    assert_eq!(versions, [1, 2, 1, 1, 1, 1]);
 }
 
 #[test]
@@ -141,6 +143,13 @@ fn refuses_what_cannot_make_a_dataset_and_leaves_nothing_behind() {
         "5 positive and 0 negative",
         "at least 1 negative"
     );
+    assert_error!(
+        client,
+        "SELECT create_dataset('d', min_examples => 10, min_per_class => 40)",
+        "55000",
+        "70 positive and 30 negative",
+        "at least 40 negative"
+    );
     client.batch_execute("SELECT act('u1', 'short', 'saved', 3, '[1,2]')").unwrap();
     assert_error!(
         client,
@@ -157,6 +166,7 @@ fn refuses_what_cannot_make_a_dataset_and_leaves_nothing_behind() {
         ("since => '2026-01-02', until => '2026-01-02'", "empty"),
         ("mistake_weight => 0", "mistake_weight"),
         ("min_examples => NULL", "min_examples"),
+        ("min_per_class => 0", "min_per_class"),
     ] {
         assert_error!(client, &format!("SELECT create_dataset('d', {argument})"), "22023", part);
     }
@@ -427,26 +437,6 @@ fn the_digest_covers_what_is_frozen() {
 }
 
 #[test]
-fn a_day_names_the_version_that_was_the_latest_then() {
-    let (_db, mut client) = database(
-        "SELECT act_alone(20, 20); SELECT create_dataset('d'); SELECT create_dataset('d');
-         UPDATE dataset SET created_at = CASE version WHEN 1 THEN '2026-03-01 12:00+00' ELSE '2026-03-08 12:00+00' END::timestamptz;",
-    );
-    let mut version = |name: &str| -> i32 {
-        value(&mut client, &format!("SELECT version FROM dataset WHERE id = _dataset_id('{name}')"))
-    };
-    assert_eq!(version("d@2026-03-01"), 1, "a day means its end");
-    assert_eq!(version("d@2026-03-08 11:00+00"), 1);
-    assert_eq!(version("d@2026-03-08"), 2);
-    assert_eq!(version("d"), 2);
-    assert_error!(client, "SELECT _dataset_id('d@2026-02-01')", "42704", "versions 1, 2");
-    assert_error!(client, "SELECT _dataset_id('d@yesterdayish')", "22023", "yesterdayish");
-    let replaced: bool =
-        value(&mut client, "SELECT replaced_at = '2026-03-08 12:00+00' FROM datasets WHERE version = 1");
-    assert!(replaced);
-}
-
-#[test]
 fn points_that_change_meanwhile_are_frozen_all_the_same() {
     let (_db, mut client) = database("SELECT act_alone(20, 20); SELECT _drop_notes();");
     let parameters = "jsonb_build_object('positive', '[\"saved\"]'::jsonb, 'min_user_saved', 0, 'min_user_skipped', 0, 'keep', 'earliest',
@@ -456,13 +446,18 @@ fn points_that_change_meanwhile_are_frozen_all_the_same() {
         .batch_execute(&format!(
             "SELECT _read_points({parameters}), _find_twins(NULL, 'earliest'), _judge_points({parameters}), _split_texts(0.2, 'time', 1);
              UPDATE training_data_point SET quality_score = 1 WHERE user_id = 'u1';
-             SELECT _freeze_points('11111111-0000-0000-0000-000000000000', {parameters});"
+             SELECT _freeze_points('11111111-0000-0000-0000-000000000000', {parameters});
+             UPDATE training_data_point SET quality_score = 2 WHERE user_id = 'u2'; SELECT _mark_points(7);"
         ))
         .unwrap();
     let row = transaction
-        .query_one("SELECT count(*), count(*) FILTER (WHERE user_id = 'u1') FROM dataset_example", &[])
+        .query_one(
+            "SELECT count(*), count(*) FILTER (WHERE user_id = 'u1'),
+                    (SELECT count(*) FROM training_data_point WHERE used_for_training AND training_set_version = 7) FROM dataset_example",
+            &[],
+        )
         .unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (400, 20));
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)), (400, 20, 400));
 }
 
 #[test]

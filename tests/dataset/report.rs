@@ -1,4 +1,4 @@
-//! The account of a dataset.
+//! The account of a dataset, and which version a name means.
 
 use crate::common::*;
 use crate::*;
@@ -32,7 +32,9 @@ fn tells_what_there_is_and_what_was_left_out() {
     }
     let tokens: Vec<String> =
         values(&mut client, "SELECT item FROM dataset_report('d') WHERE topic = 'tokens' AND value > 0 ORDER BY 1");
-    assert_eq!(tokens, ["cohere_rerank", "openai_chat", "openai_dpo", "pair", "raw", "triplet"]);
+    let formats =
+        ["anthropic", "bedrock_converse", "cohere_rerank", "openai_chat", "openai_dpo", "pair", "raw", "triplet"];
+    assert_eq!(tokens, formats);
     let labelled: bool =
         value(&mut client, "SELECT bool_and(note ~ 'estimate') FROM dataset_report('d') WHERE topic = 'tokens'");
     assert!(labelled);
@@ -57,7 +59,8 @@ fn estimates_of_tokens_are_near_what_comes_out() {
     let (_db, mut client) = database(
         "SELECT act_alone(20, 20); UPDATE training_data_point SET chunk_content = repeat(chunk_content || ' ', 20); SELECT create_dataset('d');",
     );
-    for format in ["openai_chat", "openai_dpo", "triplet", "pair", "cohere_rerank"] {
+    let of_questions = ["openai_chat", "openai_dpo", "bedrock_converse", "anthropic"];
+    for format in of_questions.into_iter().chain(["triplet", "pair", "cohere_rerank"]) {
         let ratio: f64 = value(
             &mut client,
             &format!(
@@ -65,7 +68,27 @@ fn estimates_of_tokens_are_near_what_comes_out() {
                          / (SELECT sum(octet_length(l)) / 4.0 FROM export_jsonl('d', '{format}') l))::float8"
             ),
         );
-        let most = if format.starts_with("openai") { 2.0 } else { 4.0 };
+        let most = if of_questions.contains(&format) { 2.0 } else { 4.0 };
         assert!((0.5..=most).contains(&ratio), "{format}: {ratio}");
     }
+}
+
+#[test]
+fn a_day_names_the_version_that_was_the_latest_then() {
+    let (_db, mut client) = database(
+        "SELECT act_alone(20, 20); SELECT create_dataset('d'); SELECT create_dataset('d');
+         UPDATE dataset SET created_at = CASE version WHEN 1 THEN '2026-03-01 12:00+00' ELSE '2026-03-08 12:00+00' END::timestamptz;",
+    );
+    let mut version = |name: &str| -> i32 {
+        value(&mut client, &format!("SELECT version FROM dataset WHERE id = _dataset_id('{name}')"))
+    };
+    assert_eq!(version("d@2026-03-01"), 1, "a day means its end");
+    assert_eq!(version("d@2026-03-08 11:00+00"), 1);
+    assert_eq!(version("d@2026-03-08"), 2);
+    assert_eq!(version("d"), 2);
+    assert_error!(client, "SELECT _dataset_id('d@2026-02-01')", "42704", "versions 1, 2");
+    assert_error!(client, "SELECT _dataset_id('d@yesterdayish')", "22023", "yesterdayish");
+    let replaced: bool =
+        value(&mut client, "SELECT replaced_at = '2026-03-08 12:00+00' FROM datasets WHERE version = 1");
+    assert!(replaced);
 }

@@ -178,6 +178,75 @@ fn mined_negatives_are_those_of_sentence_transformers() {
     }
 }
 
+/// Users with two saves each: what the library may choose and what we may choose is then the same, but for near copies of
+/// saves, which these vectors have none of. Names are row numbers, as the program asks for them.
+const PAIRS: &str = "
+    SELECT act('u' || i / 2, i::text, 'saved', i, (SELECT array_agg(sin(i / 2 * 7.3 + i % 2 * 0.9 + k * (1 + i / 2 % 7)) + cos(k * i * 0.7)) FROM generate_series(1, 16) k)::real[]::vector)
+    FROM generate_series(0, 119) i;
+    SELECT act('u0', '120', 'skipped', 1, (SELECT array_agg(cos(k)) FROM generate_series(1, 16) k)::real[]::vector);
+    SELECT create_dataset('d', test_share => 0, min_user_saved => 2, min_user_skipped => 0, min_examples => 10);";
+
+/// A Python with sentence-transformers: that of the self-hosted trainer.
+fn python() -> std::process::Command {
+    let mut python = std::process::Command::new(repository("scripts/trainer.sh"));
+    python.arg("run");
+    python
+}
+
+#[test]
+fn the_library_itself_mines_the_same_negatives() {
+    let installed = python().args(["-c", ""]).output().unwrap();
+    if !installed.status.success() {
+        println!("skipped: the packages of the trainer could not be installed: {installed:?}");
+        return;
+    }
+    let (_db, mut client) = database(PAIRS);
+    let near: i64 = value(
+        &mut client,
+        "SELECT count(*) FROM dataset_example a JOIN dataset_example b ON a.id < b.id WHERE 1 - (a.embedding <=> b.embedding) > 0.97",
+    );
+    assert_eq!(near, 0);
+    let folder = std::env::temp_dir().join(format!("pgft.mining.{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let rows = |client: &mut Client, query: &str| values::<String>(client, query).join("\n");
+    let vectors = rows(&mut client, "SELECT format('%s,\"%s\"', id, embedding) FROM dataset_example ORDER BY id::int");
+    let pairs = rows(
+        &mut client,
+        "SELECT a.id || ',' || p.id FROM dataset_example a JOIN dataset_example p USING (user_id) WHERE a.label AND p.label AND a.id <> p.id ORDER BY 1",
+    );
+    std::fs::write(folder.join("vectors.csv"), vectors).unwrap();
+    std::fs::write(folder.join("pairs.csv"), pairs).unwrap();
+    let mut all = 0;
+    for (ours, theirs) in [
+        ("3, range_min => 0, range_max => 200, max_score => NULL", "\"num_negatives\": 3, \"range_max\": 200, \"relative_margin\": 0.05"),
+        (
+            "4, range_min => 2, range_max => 200, relative_margin => NULL, absolute_margin => 0.1, max_score => NULL",
+            "\"num_negatives\": 4, \"range_min\": 2, \"range_max\": 200, \"absolute_margin\": 0.1",
+        ),
+        (
+            "2, range_min => 1, range_max => 200, relative_margin => 0.2, max_score => 0.3, min_score => -0.2",
+            "\"num_negatives\": 2, \"range_min\": 1, \"range_max\": 200, \"relative_margin\": 0.2, \"max_score\": 0.3, \"min_score\": -0.2",
+        ),
+        (
+            "4, range_min => 3, range_max => 8, relative_margin => NULL",
+            "\"num_negatives\": 4, \"range_min\": 3, \"range_max\": 8, \"max_score\": 0.95",
+        ),
+    ] {
+        let library = [repository("bench/mining/library.py").into_os_string(), folder.clone().into(), format!("{{{theirs}}}").into()];
+        run(python().args(library));
+        let file = std::fs::read_to_string(folder.join("library.csv")).unwrap();
+        let mut library: Vec<&str> = file.lines().collect();
+        let query = format!("SELECT concat_ws(',', anchor_id, positive_id, negative_id) FROM contrastive_triplets('d', {ours}, own_skips => false)");
+        let mut mined = values::<String>(&mut client, &query);
+        library.sort_unstable();
+        mined.sort_unstable();
+        assert_eq!(mined, library, "{theirs}");
+        all += mined.len();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(all > 500, "{all} negatives are too few to say anything");
+}
+
 #[test]
 fn an_index_serves_where_there_is_one_and_the_plan_says_so() {
     let (_db, mut client) = database(MINED);

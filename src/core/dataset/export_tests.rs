@@ -1,29 +1,29 @@
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::SplitMix64;
 use serde_json::{json, Value};
 
 use super::*;
 
 const AWKWARD: &str = "line one\nline \"two\"\t\\ naïve 日本語 🦀 \u{2028}\u{7}";
 
-fn example(id: &str, label: bool, text: &str, at: &str) -> Example {
+fn example(id: &str, label: bool, text: &str, day: i64) -> Example {
     Example {
         id: id.to_owned(),
         text: text.to_owned(),
         label,
         action: if label { "saved" } else { "skipped" }.to_owned(),
-        evidence: if label { "good" } else { "bad" }.to_owned(),
-        weight: 1.0,
         split: "train".to_owned(),
-        actioned_at: at.to_owned(),
+        actioned_at: Moment::since_2000(day * 86_400_000_000),
         ..Example::default()
     }
 }
 
 fn examples() -> Vec<Example> {
     vec![
-        example("a", true, "older save", "2026-01-01T00:00:00Z"),
-        example("b", true, AWKWARD, "2026-01-02T00:00:00Z"),
-        example("c", false, "a skip", "2026-01-03T00:00:00Z"),
-        example("d", false, " \n", "2026-01-04T00:00:00Z"),
+        example("a", true, "older save", 1),
+        example("b", true, AWKWARD, 2),
+        example("c", false, "a skip", 3),
+        example("d", false, " \n", 4),
     ]
 }
 
@@ -58,21 +58,60 @@ fn names_of_formats_read_back() {
     assert!(error.detail().ends_with("anthropic, raw."));
 }
 
-#[test]
-fn awkward_text_comes_back_unchanged_from_every_format() {
-    let examples = examples();
+/// Whether a text comes back from a line of every format as it went in.
+fn assert_survives(text: &str) {
+    let mut examples = examples();
+    examples[1].text = text.to_owned();
+    let user = User::new("u".to_owned(), examples.clone(), Split::Train, &mut || {});
     for name in Format::NAMES {
         let format: Format = name.parse().unwrap();
-        let lines = if format.of_triplets() {
-            group_lines(format, &user(), &[], &group(vec![2])).unwrap()
+        let line = if format == Format::Raw {
+            RawLine { text, reason: Some(text), ..raw() }.line()
+        } else if format.of_triplets() {
+            group_lines(format, &user, &[], &group(vec![2])).unwrap().remove(0)
         } else {
-            vec![listener(examples.clone()).line(format, 1, &words()).unwrap()]
+            listener(examples.clone()).line(format, 1, &words()).unwrap()
         };
-        let value = parsed(&lines[0]);
+        assert!(line.chars().all(|c| c >= ' '), "{name}: a control character outside an escape");
+        let value = parsed(&line);
         let mut strings = Vec::new();
         collect(&value, &mut strings);
-        assert!(strings.iter().any(|s| s.ends_with(AWKWARD)), "{name}: {value}");
+        assert!(strings.iter().any(|s| s.ends_with(text)), "{name}: {value}");
     }
+}
+
+fn raw() -> RawLine<'static> {
+    RawLine {
+        user_id: "u",
+        id: "a",
+        chunk_id: None,
+        text: "words",
+        context: None,
+        action: "saved",
+        label: true,
+        reason: None,
+        evidence: "good",
+        weight: 1.5,
+        split: "train",
+        relevance_score: Some(0.25),
+        surface: None,
+        session_id: Some("s"),
+        actioned_at: Moment::since_2000(0),
+    }
+}
+
+#[test]
+fn awkward_text_comes_back_unchanged_from_every_format() {
+    assert_survives(AWKWARD);
+}
+
+#[test]
+fn a_raw_line_holds_every_column() {
+    let expected = json!({"user_id": "u", "id": "a", "chunk_id": null, "text": "words", "context": null, "action": "saved", "label": true,
+        "reason": null, "evidence": "good", "weight": 1.5, "split": "train", "relevance_score": 0.25, "surface": null, "session_id": "s",
+        "actioned_at": "2000-01-01T00:00:00.000000Z"});
+    assert_eq!(parsed(&raw().line()), expected);
+    assert!(RawLine { relevance_score: Some(f64::NAN), ..raw() }.line().contains(r#""relevance_score":null"#));
 }
 
 fn collect(value: &Value, into: &mut Vec<String>) {
@@ -116,11 +155,9 @@ fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
 
 #[test]
 fn a_profile_holds_the_newest_saves_of_the_train_side() {
-    let mut all: Vec<Example> = (1..=7)
-        .map(|i| example(&format!("s{i}"), true, &format!("save {i}"), &format!("2026-01-0{i}T00:00:00Z")))
-        .collect();
+    let mut all: Vec<Example> = (1..=7).map(|i| example(&format!("s{i}"), true, &format!("save {i}"), i)).collect();
     all[6].split = "test".to_owned();
-    all.push(example("n", false, "the passage", "2026-01-08T00:00:00Z"));
+    all.push(example("n", false, "the passage", 8));
     let line = listener(all.clone()).line(Format::OpenaiChat, 6, &words()).unwrap();
     assert!(line.contains(r"- save 6\n- save 5\n- save 4\n- save 3\n- save 2\n\n"), "{line}");
     assert!(!line.contains("save 7") && !line.contains("save 1"));
@@ -158,7 +195,6 @@ fn a_text_that_cannot_be_held_is_named() {
     assert_eq!(listener(examples.clone()).line(Format::OpenaiChat, 3, &words()), Err(expected));
     let error = group_lines(Format::Triplet, &user(), &[], &group(vec![3])).unwrap_err();
     assert_eq!(error.to_string(), "example \"d\" has no text, which format \"triplet\" needs");
-    assert!(listener(examples.clone()).line(Format::Raw, 3, &words()).is_ok());
 }
 
 #[test]
@@ -195,21 +231,40 @@ fn the_words_are_the_templates() {
 fn every_character_of_unicode_survives_every_format() {
     let all: Vec<char> = (1..=0x10_FFFF).filter_map(char::from_u32).collect();
     for some in all.chunks(20_000) {
-        let text: String = std::iter::once('x').chain(some.iter().copied()).chain(['y']).collect();
-        let mut one = examples();
-        one[1].text = text.clone();
-        let user = User::new("u".to_owned(), one.clone(), Split::Train, &mut || {});
-        for name in Format::NAMES {
-            let format: Format = name.parse().unwrap();
-            let lines = if format.of_triplets() {
-                group_lines(format, &user, &[], &group(vec![2])).unwrap()
-            } else {
-                vec![listener(one.clone()).line(format, 1, &words()).unwrap()]
-            };
-            assert!(lines[0].chars().all(|c| c >= ' '), "{name}: a control character outside an escape");
-            let mut strings = Vec::new();
-            collect(&parsed(&lines[0]), &mut strings);
-            assert!(strings.iter().any(|s| s.ends_with(&text)), "{name}");
-        }
+        assert_survives(&std::iter::once('x').chain(some.iter().copied()).chain(['y']).collect::<String>());
+    }
+}
+
+#[test]
+fn texts_of_any_characters_in_any_order_survive_every_format() {
+    const CHOSEN: [char; 16] = [
+        '"',
+        '\\',
+        '/',
+        '{',
+        '}',
+        'u',
+        '0',
+        '\n',
+        '\r',
+        '\t',
+        '\u{1}',
+        '\u{7f}',
+        '\u{2028}',
+        '\u{301}',
+        '\u{fffe}',
+        '\u{1f980}',
+    ];
+    let mut random = SplitMix64::seed_from_u64(7);
+    for _ in 0..500 {
+        let length = random.random_range(0..40);
+        let text: String = (0..length)
+            .map(|_| match random.random_range(0..3) {
+                0 => CHOSEN[random.random_range(0..CHOSEN.len())],
+                1 => char::from(random.random_range(1..128u8)),
+                _ => char::from_u32(random.random_range(1..0x11_0000)).unwrap_or('\u{d7ff}'),
+            })
+            .collect();
+        assert_survives(&format!("x{text}y"));
     }
 }

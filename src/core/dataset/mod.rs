@@ -2,6 +2,7 @@
 
 pub mod export;
 pub mod hash;
+pub mod moment;
 pub mod search;
 pub mod template;
 pub mod triplets;
@@ -10,30 +11,25 @@ pub mod twins;
 use std::fmt;
 use std::str::FromStr;
 
+use moment::Moment;
 use sha2::{Digest, Sha256};
 
-/// One frozen example, as `dataset_example` holds it.
+/// One frozen example: what triplets and questions are made of.
 #[derive(Debug, Clone, Default)]
 pub struct Example {
     pub id: String,
-    pub chunk_id: Option<String>,
     pub text: String,
     pub content_hash: Vec<u8>,
     pub vector: Vec<f32>,
     pub action: String,
     /// true = positive
     pub label: bool,
-    pub evidence: String,
-    pub weight: f64,
     pub split: String,
-    pub relevance_score: Option<f64>,
     pub surface: Option<String>,
-    pub session_id: Option<String>,
     pub context: Option<String>,
     /// what was said about the action
     pub reason: Option<String>,
-    /// ISO 8601, UTC
-    pub actioned_at: String,
+    pub actioned_at: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

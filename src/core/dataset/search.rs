@@ -10,8 +10,9 @@ use std::sync::Arc;
 use super::hash::Hash;
 use crate::core::trainer::vectors::{product, Matrix};
 
-/// Anchors multiplied at once: their scores against a block stay in the processor's cache.
-const TILE: usize = 128;
+/// Anchors multiplied at once: enough that laying out a block for the product is a small part of it, few enough that their
+/// scores stay in the processor's cache.
+const TILE: usize = 512;
 
 /// Where a text stands: one example that has it.
 #[derive(Debug, PartialEq, Eq)]

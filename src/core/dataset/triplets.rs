@@ -330,7 +330,8 @@ pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
 pub fn normalise(vector: &mut [f32]) {
     let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     if length > 0.0 {
-        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+        let scale = 1.0 / length;
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
     }
 }
 

@@ -15,7 +15,7 @@ fn text(value: &Value) -> &str {
 
 /// The first `N` bytes of a digest as a number, the highest byte first.
 fn leading<const N: usize>(digest: &[u8]) -> u64 {
-    digest[..N].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    digest[..N].iter().fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
 /// LaunchDarkly: 15 hexadecimal digits of SHA-1 as a share.
@@ -33,7 +33,7 @@ fn flagd<'a>(key: &str, variants: &'a [Value]) -> &'a str {
     let weight = |variant: &Value| variant[1].as_u64().unwrap();
     let total: u64 = variants.iter().map(weight).sum();
     let hash = murmur3::murmur3_32(&mut key.as_bytes(), 0).unwrap();
-    let place = u64::from(hash) * total >> 32;
+    let place = (u64::from(hash) * total) >> 32;
     let mut so_far = 0;
     let chosen = variants.iter().find(|variant| {
         so_far += weight(variant);
