@@ -109,7 +109,8 @@ def timed(run):
 
 
 def main():
-    ours = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+    lines = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+    ours, together = [one for one in lines if "form" in one], [one for one in lines if "threads" in one]
     theirs = peak()
     print(f"sgemm peak, one thread: {ours[0]['peak']:.0f} GFLOP/s here, {theirs:.0f} in numpy; numpy {np.__version__}, "
           f"torch {torch.__version__ if torch else 'not installed: not compared'}")
@@ -130,6 +131,9 @@ def main():
         ratio = f"{torch_s / mine:7.2f}" if torch else f"{'-':>7}"
         print(f"{one['dim']:5} {one['form']:10}{mine:8.2f}{closed + train:9.2f}{(closed + train) / mine:7.2f}{torch_s:9.2f}{ratio}"
               f"{one['gflop_s']:9.0f}{100 * one['gflop_s'] / one['peak']:11.0f} %{100 * one['gflop_s'] / theirs:13.0f} %")
+    for one in together:
+        print(f"{one['dim']:5} contrastive stage, seconds by the clock: one thread {one['alone_s']:.2f}, {one['threads']} threads "
+              f"{one['together_s']:.2f} ({one['alone_s'] / one['together_s']:.2f} times as fast, the same bytes)")
 
 
 main()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What the product makes of real feedback: dataset, fine_tune and gate in Postgres, then everybody's later actions.
-#   bench/training_quality.sh [SEEDS] [SHUFFLES]      needs the data sets (PG_FINETUNE_SHARED or ../shared), nothing else
+#   bench/training_quality.sh [SEEDS] [SHUFFLES] [SETS]      SETS: 'polis stars'; needs the data sets (PG_FINETUNE_SHARED or ../shared), nothing else
 # Profiles and models know part "train" alone; judged are the actions of part "test". Save rate: of the ten shown first.
 # False suggestions: share of the unsaved shown before half of the saved are found. Brackets: 95 % bootstrap over users.
 source "$(dirname "$0")/../scripts/env.sh"
-seeds=${1:-3} shuffles=${2:-20}
+seeds=${1:-3} shuffles=${2:-20} sets=${3:-polis stars}
 feedback=${PG_FINETUNE_SHARED:-$PGFT_ROOT/../shared}/data/feedback
 [ -d "$feedback" ] || { say "skipped: no data sets at $feedback"; exit 0; }
 
@@ -46,7 +46,7 @@ with open(target + ".actions", "w") as out:
 PY
 }
 
-for set in polis stars; do
+for set in $sets; do
     csv "$set"
     sql postgres -c "CREATE DATABASE $set TEMPLATE template0"
     sql "$set" -f "$PGFT_ROOT/bench/training_quality.inc"
@@ -61,8 +61,17 @@ for set in polis stars; do
     say "== $set: the second stage, on users it was chosen on and on judges"
     sql "$set" -c "SELECT report #>> '{parameters,seed}' AS seed, knn3_weight, popularity_weight, report -> 'second_stage' AS second_stage FROM adapter ORDER BY 1"
     say "== $set: later actions of everybody, $seeds seeds"
-    sql "$set" -c "SELECT * FROM quality ORDER BY seed" -c "SELECT * FROM what_stands_beside ORDER BY seed"
+    sql "$set" -c "SELECT * FROM quality ORDER BY seed" -c "SELECT * FROM what_stands_beside ORDER BY seed" -c "SELECT * FROM not_beaten ORDER BY seed"
+    [ "$set" = stars ] || for seed in $(seq 1 "$seeds"); do
+        for actions in 100 300 1000 3000 10000; do
+            sql "$set" -c "CALL little('$set', $actions, $seed)"
+        done
+    done
+    [ "$set" = polis ] || sql "$set" -c "CALL few('$set', 12, 1)"
+    say "== $set: with so many actions to train on; below zero: a database of so many users"
+    sql "$set" -c "SELECT * FROM curve ORDER BY actions, seed"
 done
+case $sets in *polis*) ;; *) exit 0 ;; esac
 sql polis -c "CALL shuffled($shuffles)"
 say "== polis, labels shuffled: refused on how many of $shuffles seeds"
 sql polis -c "SELECT count(*) FILTER (WHERE verdict <> 'passed') AS refused, count(*) AS of FROM model_evaluation WHERE model_id LIKE 'shuffled%'"

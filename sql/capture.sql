@@ -13,6 +13,7 @@ CREATE TYPE captured_signal AS (
     user_action     text,
     chunk_id        text,
     embedding       @extschema:vector@.vector,
+    query_embedding @extschema:vector@.vector,
     actioned_at     timestamptz,
     relevance_score double precision,
     quality_score   double precision,
@@ -114,6 +115,8 @@ BEGIN
         -- NaN sorts above everything, so this refuses NaN, Infinity and the zero vector alike
         WHEN NOT (@extschema:vector@.vector_norm(s.embedding) > 0 AND @extschema:vector@.vector_norm(s.embedding) < 'Infinity')
             THEN 'embedding is a zero vector or not finite'
+        WHEN NOT (@extschema:vector@.vector_norm(s.query_embedding) > 0 AND @extschema:vector@.vector_norm(s.query_embedding) < 'Infinity')
+            THEN 'query_embedding is a zero vector or not finite'
         WHEN abs(s.relevance_score) >= 'Infinity' THEN 'relevance_score is not finite'
         WHEN abs(s.quality_score) >= 'Infinity' THEN 'quality_score is not finite'
         WHEN NOT (s.propensity > 0 AND s.propensity <= 1) THEN 'propensity is not in (0, 1]'
@@ -178,11 +181,11 @@ DECLARE
     written bigint;
 BEGIN
     -- The log has just decided which action counts and when it was taken, so both are read from there.
-    INSERT INTO @extschema@.training_data_point AS t (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
+    INSERT INTO @extschema@.training_data_point AS t (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, query_embedding, user_action,
         actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, reason, surface, session_id,
         model_variant, model_id, position, propensity, shown_at)
     SELECT DISTINCT ON (s.user_id, s.signal_id) s.user_id, origin || ':' || s.signal_id, origin, s.signal_id, s.chunk_id, s.chunk_content,
-        s.embedding, l.user_action, l.actioned_at, l.relevance_score, s.quality_score, s.episode_title, s.podcast_title, s.speaker_name, s.reason,
+        s.embedding, s.query_embedding, l.user_action, l.actioned_at, l.relevance_score, s.quality_score, s.episode_title, s.podcast_title, s.speaker_name, s.reason,
         l.surface, l.session_id, l.model_variant, l.model_id, l.position, l.propensity, l.shown_at
     FROM unnest(signals) s
     JOIN @extschema@.model_performance_log l ON l.user_id = s.user_id AND l.source = origin AND l.signal_id = s.signal_id
@@ -191,6 +194,7 @@ BEGIN
         chunk_id = coalesce(EXCLUDED.chunk_id, t.chunk_id),
         chunk_content = EXCLUDED.chunk_content,
         embedding = coalesce(EXCLUDED.embedding, t.embedding),
+        query_embedding = coalesce(EXCLUDED.query_embedding, t.query_embedding),
         user_action = EXCLUDED.user_action,
         actioned_at = EXCLUDED.actioned_at,
         relevance_score = EXCLUDED.relevance_score,
@@ -214,7 +218,9 @@ BEGIN
           IS DISTINCT FROM (t.chunk_id, t.chunk_content, t.user_action, t.actioned_at, t.relevance_score, t.quality_score, t.episode_title,
            t.podcast_title, t.speaker_name, t.reason, t.surface, t.session_id, t.position, t.propensity)
        OR (EXCLUDED.embedding IS NOT NULL
-           AND (t.embedding IS NULL OR t.embedding OPERATOR(@extschema:vector@.<>) EXCLUDED.embedding));
+           AND (t.embedding IS NULL OR t.embedding OPERATOR(@extschema:vector@.<>) EXCLUDED.embedding))
+       OR (EXCLUDED.query_embedding IS NOT NULL
+           AND (t.query_embedding IS NULL OR t.query_embedding OPERATOR(@extschema:vector@.<>) EXCLUDED.query_embedding));
     GET DIAGNOSTICS written = ROW_COUNT;
     RETURN written;
 END

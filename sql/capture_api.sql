@@ -243,7 +243,7 @@ BEGIN
     src.key_column := @extschema@._capture_key(relation, key);
     src.columns := @extschema@._mapping_columns(relation, via, src.key_column);
     IF NOT snapshot_embeddings THEN
-        src.columns := array_remove(src.columns, 'embedding');
+        src.columns := array_remove(array_remove(src.columns, 'embedding'), 'query_embedding');
     END IF;
     INSERT INTO @extschema@.capture_source (name, relation, via, key_column, on_error, columns, on_truncate, on_replica, snapshot_embeddings)
     VALUES (src.name, relation, via, src.key_column, on_error, src.columns, on_truncate, on_replica, snapshot_embeddings)
@@ -348,7 +348,7 @@ BEGIN
     PERFORM @extschema@._require_trust(src.relation, src.via);
     v_columns := @extschema@._mapping_columns(src.relation, src.via, @extschema@._capture_key(src.relation, src.key_column));
     UPDATE @extschema@.capture_source c
-    SET columns = CASE WHEN c.snapshot_embeddings THEN v_columns ELSE array_remove(v_columns, 'embedding') END
+    SET columns = CASE WHEN c.snapshot_embeddings THEN v_columns ELSE array_remove(array_remove(v_columns, 'embedding'), 'query_embedding') END
     WHERE c.name = src.name RETURNING * INTO src;
     FOR member IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger t
                   WHERE t.tgrelid IN (SELECT m FROM @extschema@._capture_members(src.relation) m) AND t.tgparentid = 0

@@ -77,6 +77,7 @@ DECLARE
 BEGIN
     SELECT concat_ws(' AND ', faultless, string_agg(f.rule, ' AND ')) INTO faultless
     FROM (VALUES ('embedding', '(s.embedding IS NULL OR @extschema:vector@.vector_norm(s.embedding) > 0 AND @extschema:vector@.vector_norm(s.embedding) < ''Infinity'')'),
+                 ('query_embedding', '(s.query_embedding IS NULL OR @extschema:vector@.vector_norm(s.query_embedding) > 0 AND @extschema:vector@.vector_norm(s.query_embedding) < ''Infinity'')'),
                  ('relevance_score', '(abs(s.relevance_score) < ''Infinity'') IS NOT FALSE'),
                  ('quality_score', '(abs(s.quality_score) < ''Infinity'') IS NOT FALSE'),
                  ('propensity', '(s.propensity > 0 AND s.propensity <= 1) IS NOT FALSE'),
@@ -103,10 +104,10 @@ BEGIN
                 f.propensity, coalesce(f.shown_at, least(f.actioned_at, now())), f.acted_at
             FROM fresh f
             ON CONFLICT (user_id, source, signal_id) DO NOTHING)
-        INSERT INTO @extschema@.training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, user_action,
+        INSERT INTO @extschema@.training_data_point (user_id, id, source, signal_id, chunk_id, chunk_content, embedding, query_embedding, user_action,
             actioned_at, relevance_score, quality_score, episode_title, podcast_title, speaker_name, reason, surface, session_id,
             model_variant, model_id, position, propensity, shown_at)
-        SELECT f.user_id, %3$L || ':' || f.signal_id, %3$L, f.signal_id, f.chunk_id, f.chunk_content, f.embedding, f.user_action,
+        SELECT f.user_id, %3$L || ':' || f.signal_id, %3$L, f.signal_id, f.chunk_id, f.chunk_content, f.embedding, f.query_embedding, f.user_action,
             f.acted_at, f.relevance_score, f.quality_score, f.episode_title, f.podcast_title, f.speaker_name, f.reason, f.surface, f.session_id,
             f.served_variant, f.served_model, f.position, f.propensity, coalesce(f.shown_at, least(f.actioned_at, now()))
         FROM fresh f
@@ -161,6 +162,7 @@ BEGIN
         concat((SELECT string_agg(format(' AND (v.%1$I IS NULL OR t.%1$I = v.%1$I::%2$s)', c, a.atttypid::regtype), '') FROM unnest(shown) c
          JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c),
             CASE WHEN 'embedding' = ANY (src.columns) THEN ' AND (v.embedding IS NULL OR t.embedding IS NOT NULL)' END,
+            CASE WHEN 'query_embedding' = ANY (src.columns) THEN ' AND (v.query_embedding IS NULL OR t.query_embedding IS NOT NULL)' END,
             CASE WHEN 'reason' = ANY (src.columns) THEN ' AND t.reason IS NOT DISTINCT FROM v.reason::text' END),
         src.via, src.name, coalesce(key_type, 'text'),
         CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,

@@ -98,9 +98,9 @@ BEGIN
     CREATE TEMPORARY TABLE pg_finetune_frozen (user_id text, label boolean, evidence text, split text, actioned_at timestamptz, hash bytea) ON COMMIT DROP;
     WITH frozen AS (
         INSERT INTO @extschema@.dataset_example AS x
-            (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, user_action, label, evidence, weight, split,
+            (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, query_embedding, user_action, label, evidence, weight, split,
              relevance_score, surface, session_id, context, reason, shown_at, actioned_at)
-        SELECT e.user_id, _freeze_points.dataset_id, e.id, w.chunk_id, w.chunk_content, e.content_hash, nullif(e.text_key, e.content_hash), w.embedding,
+        SELECT e.user_id, _freeze_points.dataset_id, e.id, w.chunk_id, w.chunk_content, e.content_hash, nullif(e.text_key, e.content_hash), w.embedding, w.query_embedding,
                e.user_action, e.label, e.evidence,
                -- an action's weight, more for a mistake, half of it for every half_life that has passed
                greatest(1e-6, CASE WHEN plain THEN 1 ELSE coalesce((action_weight ->> e.user_action)::double precision, 1) END

@@ -115,7 +115,7 @@ DECLARE
     rows bigint;
     place text;
 BEGIN
-    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'dataset_example', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
+    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'adapter_head', 'dataset_example', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
         EXECUTE format('DELETE FROM @extschema@.%I t WHERE t.user_id = $1', place) USING who;
         GET DIAGNOSTICS rows = ROW_COUNT;
         removed := removed || jsonb_build_object(place, rows);

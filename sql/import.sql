@@ -110,15 +110,18 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $
 DECLARE
     item jsonb;
     signal @extschema@.captured_signal;
+    vector text;
 BEGIN
     BEGIN
         item := line::jsonb;
         IF jsonb_typeof(item) <> 'object' THEN
             RAISE EXCEPTION 'it is no JSON object';
         END IF;
-        IF jsonb_typeof(item -> 'embedding') = 'array' THEN -- a vector is written like an array, in quotes
-            item := jsonb_set(item, '{embedding}', to_jsonb((item -> 'embedding')::text));
-        END IF;
+        FOREACH vector IN ARRAY ARRAY['embedding', 'query_embedding'] LOOP
+            IF jsonb_typeof(item -> vector) = 'array' THEN -- a vector is written like an array, in quotes
+                item := jsonb_set(item, ARRAY[vector], to_jsonb((item -> vector)::text));
+            END IF;
+        END LOOP;
         signal := jsonb_populate_record(NULL::@extschema@.captured_signal, item);
     EXCEPTION WHEN data_exception OR raise_exception OR program_limit_exceeded THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_text_representation', MESSAGE = format('line %s cannot be imported', number), DETAIL = SQLERRM,

@@ -26,23 +26,32 @@ CREATE TABLE adapter (
     gamma      real NOT NULL DEFAULT 0,
     score_scale  double precision NOT NULL DEFAULT 1,
     score_offset double precision NOT NULL DEFAULT 0,
+    typed_matrix real[],
+    typed_bias   real[],
+    heads        integer NOT NULL DEFAULT 0,
     positive   text[] NOT NULL DEFAULT ARRAY['saved', 'snipped'],
     knn3_weight       double precision NOT NULL DEFAULT 0,
     popularity_weight double precision NOT NULL DEFAULT 0,
     digest     bytea NOT NULL,
     report     jsonb NOT NULL DEFAULT '{}',
     CHECK (pg_catalog.cardinality(matrix) OPERATOR(pg_catalog.=) dimensions * dimensions),
-    CHECK (pg_catalog.cardinality(bias) OPERATOR(pg_catalog.=) dimensions)
+    CHECK (pg_catalog.cardinality(bias) OPERATOR(pg_catalog.=) dimensions),
+    CHECK ((typed_matrix IS NULL) OPERATOR(pg_catalog.=) (typed_bias IS NULL)),
+    CHECK (pg_catalog.cardinality(typed_matrix) OPERATOR(pg_catalog.=) dimensions * dimensions),
+    CHECK (pg_catalog.cardinality(typed_bias) OPERATOR(pg_catalog.=) dimensions)
 );
 ALTER TABLE adapter ALTER COLUMN matrix SET STORAGE EXTERNAL;
+ALTER TABLE adapter ALTER COLUMN typed_matrix SET STORAGE EXTERNAL;
 COMMENT ON TABLE adapter IS 'Weights of models trained by the built-in trainer: query vector q'' = matrix q + bias; immutable once written';
 COMMENT ON COLUMN adapter.matrix IS 'row-major, dimensions x dimensions';
+COMMENT ON COLUMN adapter.typed_matrix IS 'the same for the vector of a typed question, with typed_bias; NULL = those stay as they are';
+COMMENT ON COLUMN adapter.heads IS 'users who have a direction of their own in adapter_head when the model was saved; 0 = nobody';
 COMMENT ON COLUMN adapter.gamma IS 'weight of the user''s own negative direction added to the query vector; 0 = off';
 COMMENT ON COLUMN adapter.score_scale IS 'relevance_score = 1 / (1 + exp(-(score_scale * cosine + score_offset)))';
 COMMENT ON COLUMN adapter.positive IS 'actions that make a user''s profile, as in the dataset it was trained on; all others are the user''s negatives';
+COMMENT ON COLUMN adapter.digest IS 'sha256 over all weights, those of adapter_head included: same input, seed and binary give the same digest';
 COMMENT ON COLUMN adapter.knn3_weight IS 'second stage of rank_signals(): how much similarity to the three closest saved items counts beside the cosine; 0 = not at all';
 COMMENT ON COLUMN adapter.popularity_weight IS 'the same for the share of others who saved the item';
-COMMENT ON COLUMN adapter.digest IS 'sha256 over matrix, bias and gamma: same input, seed and binary give the same digest';
 COMMENT ON COLUMN adapter.report IS 'how it was trained: seed, counts, candidates tried, durations';
 SELECT pg_catalog.pg_extension_config_dump('adapter', '');
 

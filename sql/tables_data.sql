@@ -9,6 +9,7 @@ CREATE TABLE training_data_point (
     chunk_id             text,
     chunk_content        text NOT NULL,
     embedding            vector,
+    query_embedding      vector,
     user_action          text CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
     actioned_at          timestamptz,
     relevance_score      double precision,
@@ -34,6 +35,7 @@ CREATE TABLE training_data_point (
 COMMENT ON TABLE training_data_point IS 'What each user did with each item shown: one row per (user, source, signal); user_action NULL = shown, still pending';
 COMMENT ON COLUMN training_data_point.id IS 'source:signal_id for captured rows, random for rows written by hand';
 COMMENT ON COLUMN training_data_point.source IS 'name of the captured table (capture_source.name), or ''api''';
+COMMENT ON COLUMN training_data_point.query_embedding IS 'vector of the question that the user had typed and that the item answered; NULL = none was asked';
 COMMENT ON COLUMN training_data_point.surface IS 'screen or list that showed the item; saves and skips are only compared within one surface';
 COMMENT ON COLUMN training_data_point.reason IS 'what the user or the application said about the action; chat exports put it into the answer';
 COMMENT ON COLUMN training_data_point.propensity IS 'probability with which the item was shown, in (0, 1]; NULL = unknown';
@@ -79,6 +81,7 @@ CREATE TABLE dataset_example (
     content_hash    bytea NOT NULL,
     twin_of         bytea,
     embedding       vector,
+    query_embedding vector,
     user_action     text NOT NULL CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped', 'ignored'])),
     label           boolean NOT NULL,
     evidence        text NOT NULL CHECK (evidence OPERATOR(pg_catalog.=) ANY (ARRAY['good', 'bad', 'mistake', 'ignored'])),
@@ -97,6 +100,7 @@ COMMENT ON TABLE dataset_example IS 'Frozen examples of each dataset: copies, so
 COMMENT ON COLUMN dataset_example.id IS 'training_data_point.id of the same user';
 COMMENT ON COLUMN dataset_example.twin_of IS 'content_hash of the text that this one is a near copy of; NULL = none';
 COMMENT ON COLUMN dataset_example.reason IS 'training_data_point.reason when frozen';
+COMMENT ON COLUMN dataset_example.query_embedding IS 'vector of the question that the item was shown for; NULL = none';
 COMMENT ON COLUMN dataset_example.label IS 'true = positive (by default saved and snipped), false = negative';
 COMMENT ON COLUMN dataset_example.evidence IS 'good = positive, bad = negative, mistake = the score said the opposite of what the user did, ignored = shown for long and left alone';
 COMMENT ON COLUMN dataset_example.split IS 'train = older, test = newest; the same chunk text never stands on both sides';
@@ -136,6 +140,16 @@ COMMENT ON COLUMN user_profile.total IS 'fixed point, 2^32 = 1, one little-endia
 -- A restore fills the data points, and so this table through their triggers.
 SELECT pg_catalog.pg_extension_config_dump('user_profile', 'WHERE false');
 
+CREATE TABLE adapter_head (
+    user_id  text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    model_id text NOT NULL,
+    head     real[] NOT NULL,
+    PRIMARY KEY (user_id, model_id)
+);
+ALTER TABLE adapter_head ALTER COLUMN head SET STORAGE EXTERNAL;
+COMMENT ON TABLE adapter_head IS 'A direction of each user''s own, learned from this user''s actions alone where a database has fewer than 16 users: half of the query vector under that model';
+COMMENT ON COLUMN adapter_head.head IS 'of length 1, as many numbers as the model has dimensions';
+SELECT pg_catalog.pg_extension_config_dump('adapter_head', '');
 CREATE TABLE shadow_score (
     user_id       text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
     deployment_id bigint NOT NULL,

@@ -186,7 +186,8 @@ COMMENT ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) IS 'pg_finet
 REVOKE ALL ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _attempt_failed(uuid, bigint, text, text, text) TO finetune_admin;
 
-CREATE FUNCTION _save_model(job uuid, token bigint, model_id text, adapter jsonb, matrix real[], bias real[], digest bytea, evaluations jsonb) RETURNS boolean
+CREATE FUNCTION _save_model(job uuid, token bigint, model_id text, adapter jsonb, matrix real[], bias real[], digest bytea, evaluations jsonb,
+                            typed_matrix real[], typed_bias real[], heads integer) RETURNS boolean
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_job @extschema@.fine_tuning_job;
@@ -200,9 +201,9 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.model (id, base_model, provider, method, dimensions, dataset_id, job_id)
     VALUES (model_id, v_job.base_model, v_job.provider, v_job.method, (adapter ->> 'dimensions')::int, v_job.dataset_id, job);
-    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, gamma, score_scale, score_offset, positive, digest, report,
+    INSERT INTO @extschema@.adapter (model_id, dimensions, matrix, bias, typed_matrix, typed_bias, heads, gamma, score_scale, score_offset, positive, digest, report,
         knn3_weight, popularity_weight)
-    VALUES (model_id, (adapter ->> 'dimensions')::int, matrix, bias, (adapter ->> 'gamma')::real,
+    VALUES (model_id, (adapter ->> 'dimensions')::int, matrix, bias, typed_matrix, typed_bias, heads, (adapter ->> 'gamma')::real,
             (adapter ->> 'score_scale')::double precision, (adapter ->> 'score_offset')::double precision,
             (SELECT d.positive FROM @extschema@.dataset d WHERE d.id = v_job.dataset_id), digest, adapter -> 'report',
             COALESCE((adapter #>> '{report,second_stage,knn3}')::double precision, 0),
@@ -217,9 +218,20 @@ BEGIN
     UPDATE @extschema@.fine_tuning_job j SET model_id = _save_model.model_id WHERE j.id = job;
     RETURN @extschema@._end_job(job, token, 'succeeded', format('trained; gate: %s', v_gate.verdict));
 END $$;
-COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) IS 'pg_finetune private: registers the model, its weights and its evaluations and ends the job, all or nothing; false = the caller lost the job';
-REVOKE ALL ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb) TO finetune_admin;
+COMMENT ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb, real[], real[], integer) IS 'pg_finetune private: registers the model, its weights and its evaluations and ends the job, all or nothing; false = the caller lost the job';
+REVOKE ALL ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb, real[], real[], integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _save_model(uuid, bigint, text, jsonb, real[], real[], bytea, jsonb, real[], real[], integer) TO finetune_admin;
+
+CREATE FUNCTION _save_head(model text, who text, head real[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT @extschema@._is_forgotten(who) THEN
+        INSERT INTO @extschema@.adapter_head (user_id, model_id, head) VALUES (who, model, head);
+    END IF;
+END $$;
+COMMENT ON FUNCTION _save_head(text, text, real[]) IS 'pg_finetune private: a user''s own direction under a model, unless the user was forgotten meanwhile';
+REVOKE ALL ON FUNCTION _save_head(text, text, real[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _save_head(text, text, real[]) TO finetune_admin;
 
 CREATE FUNCTION _next_due_at(with_jobs boolean DEFAULT true) RETURNS timestamptz
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$

@@ -56,7 +56,8 @@ extension_sql_file!("../sql/provider_jobs.sql", name = "provider_jobs", requires
 extension_sql_file!("../sql/retraining.sql", name = "retraining", requires = ["provider_jobs"]);
 extension_sql_file!("../sql/rollout.sql", name = "rollout", requires = ["retraining"]);
 extension_sql_file!("../sql/serving.sql", name = "serving", requires = ["rollout"]);
-extension_sql_file!("../sql/rank_signals.sql", name = "rank_signals", requires = ["serving"]);
+extension_sql_file!("../sql/typed.sql", name = "typed", requires = ["serving"]);
+extension_sql_file!("../sql/rank_signals.sql", name = "rank_signals", requires = ["typed"]);
 extension_sql_file!("../sql/shadow.sql", name = "shadow", requires = ["rank_signals"]);
 extension_sql_file!("../sql/evaluation.sql", name = "evaluation", requires = ["shadow"]);
 extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["evaluation"]);

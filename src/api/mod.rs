@@ -18,3 +18,4 @@ mod serving;
 mod shadow;
 mod statistics;
 mod stats;
+mod typed;

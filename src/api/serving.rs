@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::profiles::Profile;
 use crate::core::profile;
+use crate::core::trainer::lean;
 use crate::pg::adapters;
 pub use crate::pg::adapters::Stored;
 use crate::pg::errors::UserError;
@@ -105,6 +106,10 @@ pub fn cosine(x: &[f32], query: &[f32]) -> Option<f64> {
 #[pg_extern(sql = false, stable, parallel_safe, strict)]
 fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
     roles::require("adapt", &["finetune_app"])?;
+    Ok(adapted(embedding, model)?)
+}
+
+pub(super) fn adapted(embedding: Vector, model: &str) -> Result<Vector, UserError> {
     match stored(model)? {
         None => Ok(embedding),
         Some(model) => {
@@ -114,7 +119,7 @@ fn adapt(embedding: Vector, model: &str) -> Result<Vector, ErrorReport> {
     }
 }
 
-fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserError> {
+pub(super) fn check_dimensions(what: &str, found: usize, wanted: usize) -> Result<(), UserError> {
     if found == wanted {
         return Ok(());
     }
@@ -142,18 +147,22 @@ fn remembered(user: &str, model: Option<&str>) -> Result<Option<Rc<Served>>, Use
 }
 
 /// The model that serves a user now.
-fn model_of(user: &str) -> Result<String, UserError> {
+pub fn model_of(user: &str) -> Result<String, UserError> {
     let query = format!("SELECT a.model_id FROM {}._assignment($1, pg_catalog.now()) a", own_schema()?);
     let model = plans::select(&query, &[plans::text()], &[user.into()], |rows| rows.first().get_one::<String>())?;
     Ok(model.unwrap_or_else(|| "base".to_owned()))
 }
 
-fn serve(user: &str, model: &str) -> Result<Option<Served>, UserError> {
-    let model = stored(model)?;
+fn serve(user: &str, name: &str) -> Result<Option<Served>, UserError> {
+    let model = stored(name)?;
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
-    Ok(Some(Served { query: query_of(profile, model.as_deref()), model }))
+    let mut query = query_of(profile, model.as_deref());
+    if model.as_ref().is_some_and(|model| model.has_heads) {
+        head(user, name)?.into_iter().for_each(|head| lean(&mut query, &head));
+    }
+    Ok(Some(Served { query, model }))
 }
 
 /// The vector to search with: one vector, the user's own negatives included.
@@ -162,6 +171,14 @@ pub fn query_of(profile: Profile, model: Option<&Stored>) -> Vec<f32> {
         Some(model) => model.adapter.query(&profile.saved, profile.skipped.as_deref()),
         None => unit(profile.saved),
     }
+}
+
+/// The user's own direction under a model.
+fn head(user: &str, model: &str) -> Result<Option<Vec<f32>>, UserError> {
+    let query = format!("SELECT {}._adapter_head($1, $2)", own_schema()?);
+    Ok(plans::select(&query, &[plans::text(), plans::text()], &[model.into(), user.into()], |rows| {
+        rows.first().get_one::<Vec<f32>>()
+    })?)
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {

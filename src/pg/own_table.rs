@@ -263,8 +263,9 @@ impl OwnTable {
 
 impl Drop for OwnTable {
     fn drop(&mut self) {
-        // SAFETY: opened by open(); the lock stays to the end of the transaction. When an error passes, Postgres closes it.
+        // When an error passes, Postgres closes it.
         if !std::thread::panicking() {
+            // SAFETY: opened by open(); the lock stays to the end of the transaction.
             unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) };
         }
     }

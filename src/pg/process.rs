@@ -219,3 +219,15 @@ pub fn preloading() -> bool {
     // SAFETY: a read of a flag of the postmaster.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade }
 }
+
+/// Bytes that this process has had in memory at most, what it touched of shared memory included.
+pub fn peak_memory() -> u64 {
+    // SAFETY: the call fills the struct, which is plain data.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    usage.ru_maxrss.max(0) as u64 * unit
+}

@@ -12,6 +12,8 @@ pub static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 pub static LEASE: GucSetting<i32> = GucSetting::<i32>::new(30);
 /// Kilobytes of vectors that one training may hold.
 pub static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
+/// Threads that one training computes on. One: whoever gives it more takes them from queries.
+pub static TRAINING_THREADS: GucSetting<i32> = GucSetting::<i32>::new(1);
 /// Milliseconds between the first polls of a job at a provider; back-off, searches and longer intervals are multiples.
 pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Seconds that a provider has for an answer; more for large files.
@@ -62,12 +64,22 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"pg_finetune.training_memory",
         c"Memory for the vectors of one training.",
-        c"A dataset that needs more is refused before anything is read.",
+        c"Those of a larger dataset are kept in a temporary file and read a part at a time; the model is the same.",
         &TRAINING_MEMORY,
         1024,
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_finetune.training_threads",
+        c"Threads that one training computes on.",
+        c"They never touch Postgres, and the model is the same with any number.",
+        &TRAINING_THREADS,
+        1,
+        64,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_finetune.poll_interval",

@@ -98,6 +98,12 @@ pub fn each_beside<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) -> bo
     })
 }
 
+/// `work` on every number below `count`, as `each_beside` does.
+pub fn each_number_beside(count: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
+    let mut numbers: Vec<usize> = (0..count).collect();
+    each_beside(&mut numbers, |number| work(*number))
+}
+
 /// Threads inherit the signal mask of their creator: with all blocked, handlers of Postgres only run on the main thread.
 fn with_signals_blocked<T>(create: impl FnOnce() -> T) -> T {
     // SAFETY: the mask is the calling thread's own and is put back before returning; nothing in between can raise.

@@ -8,10 +8,10 @@ use pgrx::prelude::*;
 use pgrx::JsonB;
 
 use super::{dataset, failpoint};
-use crate::core::trainer::{self, Adapter, Observer, Params, Progress, Stop};
+use crate::core::trainer::{self, Adapter, Crew, Observer, Params, Progress, Stop};
 use crate::pg::session::{Failure, Session};
 use crate::pg::shared::shared;
-use crate::pg::{adapters, process, settings, spi};
+use crate::pg::{adapters, process, settings, spi, threads};
 
 /// How often progress is written and the lease renewed.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -122,13 +122,13 @@ struct Run<'a> {
 impl Run<'_> {
     fn train(&mut self) -> Result<(), End> {
         let params = self.params()?;
-        self.check_memory()?;
-        let input = self.read()?;
+        let input = self.read(self.limit()?)?;
         let live = self.session.transaction(|| live_adapter(self.schema, input.dim))?;
         failpoint::reached(self.session, "dataset read");
         let outcome = match trainer::train(input, live.as_ref().map(|(_, adapter)| adapter), &params, self) {
             Ok(outcome) => outcome,
             Err(trainer::Error::Stopped) => return Err(self.end.take().unwrap_or(End::Cancelled)),
+            Err(error @ trainer::Error::Disk(_)) => return Err(End::Failed(full(&error))),
             Err(error) => return Err(refusal(&error)),
         };
         failpoint::reached(self.session, "trained");
@@ -147,29 +147,27 @@ impl Run<'_> {
         Params::from_json(&object).map_err(|error| refusal(&error))
     }
 
-    /// Refuses a dataset whose vectors would not fit, before any is read.
-    fn check_memory(&self) -> Result<(), End> {
+    /// How many bytes of vectors may be in memory at one time; None = all of them, there are no more.
+    fn limit(&self) -> Result<Option<usize>, Failure> {
         let bytes = self.session.transaction(|| vector_bytes(self.schema, &self.claim.dataset))?;
         let limit = i64::from(settings::TRAINING_MEMORY.get()) * 1024;
         if bytes <= limit {
-            return Ok(());
+            return Ok(None);
         }
-        Err(End::Refused {
-            code: "53200",
-            message: format!(
-                "the dataset's vectors need {} MB, pg_finetune.training_memory allows {} MB",
-                bytes >> 20,
-                limit >> 20
-            ),
-            hint:
-                "Raise pg_finetune.training_memory, or freeze a smaller dataset with create_dataset(..., since => ...).",
-        })
+        let told = format!(
+            "vectors of {} MB, pg_finetune.training_memory is {} MB: they are read from a temporary file",
+            bytes >> 20,
+            limit >> 20
+        );
+        self.session
+            .transaction(|| log_event(self.schema, &self.claim, &told, serde_json::json!({ "bytes": bytes })))?;
+        Ok(Some(limit as usize))
     }
 
-    fn read(&mut self) -> Result<trainer::Input, End> {
+    fn read(&mut self, limit: Option<usize>) -> Result<trainer::Input, End> {
         let (session, schema, dataset) = (self.session, self.schema, self.claim.dataset.clone());
         let mut lost = None;
-        let input = dataset::load(session, schema, &dataset, || {
+        let input = dataset::load_within(session, schema, &dataset, limit, || {
             check_for_interrupts!();
             let progress = Progress {
                 stage: "reading the dataset",
@@ -263,6 +261,21 @@ impl Observer for Run<'_> {
         check_for_interrupts!();
         self.beat(&progress)
     }
+
+    fn crew(&self) -> Crew {
+        Crew { threads: settings::TRAINING_THREADS.get() as usize, beside: threads::each_number_beside }
+    }
+}
+
+/// The disk may have room again later.
+fn full(error: &trainer::Error) -> Failure {
+    Failure {
+        code: "58030".into(),
+        message: error.to_string(),
+        hint: Some(
+            "Look at the space of base/pgsql_tmp in the data directory, or raise pg_finetune.training_memory.".into(),
+        ),
+    }
 }
 
 fn refusal(error: &trainer::Error) -> End {
@@ -282,12 +295,13 @@ fn refusal(error: &trainer::Error) -> End {
     End::Refused { code, message: error.to_string(), hint }
 }
 
-/// The vectors and their image in one calibrated space, four bytes a number.
+/// The vectors and their image in one calibrated space, and those of typed questions, four bytes a number.
 fn vector_bytes(schema: &str, dataset: &str) -> i64 {
     let query = format!(
-        "SELECT (pg_catalog.count(*) OPERATOR(pg_catalog.*) (SELECT d.dimensions FROM {schema}.dataset d WHERE d.id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) \
-         OPERATOR(pg_catalog.*) 8)::pg_catalog.int8 \
-         FROM (SELECT DISTINCT e.content_hash FROM {schema}.dataset_example e WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid) t"
+        "SELECT ((2 OPERATOR(pg_catalog.*) pg_catalog.count(DISTINCT e.content_hash) OPERATOR(pg_catalog.+) pg_catalog.count(e.query_embedding)) \
+         OPERATOR(pg_catalog.*) 4 OPERATOR(pg_catalog.*) pg_catalog.max(d.dimensions))::pg_catalog.int8 \
+         FROM {schema}.dataset d JOIN {schema}.dataset_example e ON e.dataset_id OPERATOR(pg_catalog.=) d.id \
+         WHERE d.id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid"
     );
     Spi::get_one_with_args::<i64>(&query, &[dataset.into()]).unwrap_or_report().unwrap_or(0)
 }
@@ -341,7 +355,8 @@ fn live_adapter(schema: &str, dimensions: usize) -> Option<(String, Adapter)> {
     })
     .unwrap_or_report();
     let live = rows.pop().flatten().filter(|id| id != "base")?;
-    let adapter = adapters::read(schema, &live).unwrap_or_report()?.adapter;
+    let mut adapter = adapters::read(schema, &live).unwrap_or_report()?.adapter;
+    adapter.heads = adapters::heads(schema, &live).unwrap_or_report();
     (adapter.dim == dimensions).then_some((live, adapter))
 }
 
@@ -355,6 +370,7 @@ fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome, live: Option<St
     if let (Some(live), Some(c)) = (live, &outcome.against_live) {
         evaluations.push(evaluation(&live, &c.evaluation, c.verdict, &c.reason));
     }
+    let (typed_matrix, typed_bias) = adapter.typed.clone().map(|typed| (typed.matrix, typed.bias)).unzip();
     let args = [
         claim.job.as_str().into(),
         claim.token.into(),
@@ -364,12 +380,21 @@ fn save(schema: &str, claim: &Claim, outcome: &trainer::Outcome, live: Option<St
         adapter.bias.clone().into(),
         adapter.digest().to_vec().into(),
         JsonB(evaluations.into()).into(),
+        typed_matrix.into(),
+        typed_bias.into(),
+        (adapter.heads.len() as i32).into(),
     ];
-    let query = format!("SELECT {schema}._save_model($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8)");
+    let query = format!("SELECT {schema}._save_model($1::pg_catalog.uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
     let saved = Spi::get_one_with_args(&query, &args).unwrap_or_report().unwrap_or(false);
+    for (user, head) in adapter.heads.iter().filter(|_| saved) {
+        let args = [claim.model.as_str().into(), user.as_str().into(), head.clone().into()];
+        Spi::run_with_args(&format!("SELECT {schema}._save_head($1, $2, $3)"), &args).unwrap_or_report();
+    }
     if saved {
         let chosen = format!("chose {} among {} candidates", outcome.chosen, outcome.candidates.len());
         log_event(schema, claim, &chosen, serde_json::json!(outcome.candidates));
+        let peak = format!("at most {} MB of memory in this process", process::peak_memory() >> 20);
+        log_event(schema, claim, &peak, serde_json::json!({ "bytes": process::peak_memory() }));
     }
     saved
 }

@@ -208,11 +208,16 @@ fn disk(error: &std::io::Error) -> Trouble {
 
 /// A new file without a name, readable by this process only.
 fn nameless() -> std::io::Result<File> {
+    tempfile::tempfile_in(folder()?)
+}
+
+/// Postgres' own folder for temporary files, which is made when it is first needed.
+pub fn folder() -> std::io::Result<&'static Path> {
     let folder = Path::new(FOLDER);
     match std::fs::symlink_metadata(folder) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(std::io::Error::other("the folder for temporary files is no folder")),
         Err(_) => DirBuilder::new().mode(0o700).create(folder)?,
     }
-    tempfile::tempfile_in(folder)
+    Ok(folder)
 }

@@ -115,7 +115,7 @@ fn a_forgotten_user_is_nowhere_and_the_receipt_says_where_they_were() {
     assert_eq!(
         receipt["removed"],
         serde_json::json!({"training_data_point": 3, "model_performance_log": 3, "dataset_example": 1,
-        "satisfaction_survey": 1, "experiment_pin": 0, "capture_failure": 1, "user_profile": 1, "shadow_score": 0})
+        "satisfaction_survey": 1, "experiment_pin": 0, "capture_failure": 1, "user_profile": 1, "shadow_score": 0, "adapter_head": 0})
     );
     for table in
         ["training_data_point", "model_performance_log", "dataset_example", "satisfaction_survey", "experiment_pin"]

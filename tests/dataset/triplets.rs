@@ -229,7 +229,8 @@ fn the_library_itself_mines_the_same_negatives() {
         ),
         (
             "4, range_min => 3, range_max => 8, relative_margin => NULL",
-            "\"num_negatives\": 4, \"range_min\": 3, \"range_max\": 8, \"max_score\": 0.95",
+            // there the anchor itself, which is in the corpus, takes one of the places
+            "\"num_negatives\": 4, \"range_min\": 3, \"range_max\": 9, \"max_score\": 0.95",
         ),
     ] {
         let library = [repository("bench/mining/library.py").into_os_string(), folder.clone().into(), format!("{{{theirs}}}").into()];

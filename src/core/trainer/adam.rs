@@ -1,12 +1,16 @@
 //! The optimiser.
 
-use super::vectors::{norm, wide};
+use super::crew::Crew;
+use super::error::Error;
+use super::vectors::{add_scaled, norm, wide};
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 /// Gradients longer than this are shortened to it.
 const MAX_GRADIENT: f64 = 1.0;
+/// Numbers whose squares are summed by themselves, so that several threads sum in the same order as one.
+const CHUNK: usize = 1 << 14;
 
 /// Adam with its gradient clipped by its length over all parameters; no schedule.
 pub(super) struct Adam {
@@ -21,23 +25,41 @@ impl Adam {
         Self { learning_rate, steps: 0, first: vec![0.0; parameters], second: vec![0.0; parameters] }
     }
 
-    pub fn step(&mut self, parameters: &mut [f32], gradient: &[f32]) {
-        let length = wide(|| norm(gradient));
+    /// One step along the gradient and the decay, `decay` times the parameters; the gradient is used up.
+    pub fn step(&mut self, parameters: &mut [f32], gradient: &mut [f32], decay: f32, crew: Crew) -> Result<(), Error> {
+        let share = crew.share(gradient.len(), CHUNK);
+        let mut squares = vec![0.0; gradient.len().div_ceil(CHUNK)];
+        let parts = gradient.chunks_mut(share).zip(parameters.chunks(share)).zip(squares.chunks_mut(share / CHUNK));
+        crew.each(parts.collect(), |((gradient, parameters), squares)| {
+            let chunks = gradient.chunks_mut(CHUNK).zip(parameters.chunks(CHUNK)).zip(squares);
+            wide(|| chunks.for_each(|((gradient, parameters), square)| *square = decayed(gradient, parameters, decay)));
+        })?;
+        let length = squares.iter().sum::<f64>().sqrt();
         let shorten = if length > MAX_GRADIENT { (MAX_GRADIENT / length) as f32 } else { 1.0 };
         self.steps = self.steps.saturating_add(1);
         let rate = self.learning_rate / (1.0 - BETA_1.powi(self.steps));
-        let second_correction = 1.0 / (1.0 - BETA_2.powi(self.steps));
-        let state = self.first.iter_mut().zip(&mut self.second);
-        let all = parameters.iter_mut().zip(gradient).zip(state);
-        wide(|| {
-            for ((p, &g), (m, v)) in all {
-                let g = g * shorten;
-                *m += (1.0 - BETA_1) * (g - *m);
-                *v += (1.0 - BETA_2) * (g * g - *v);
-                *p -= rate * *m / ((*v * second_correction).sqrt() + EPSILON);
-            }
-        });
+        let correction = 1.0 / (1.0 - BETA_2.powi(self.steps));
+        let state = self.first.chunks_mut(share).zip(self.second.chunks_mut(share));
+        let parts = parameters.chunks_mut(share).zip(gradient.chunks(share)).zip(state);
+        crew.each(parts.collect(), |((parameters, gradient), (first, second))| {
+            let all = parameters.iter_mut().zip(gradient).zip(first.iter_mut().zip(second));
+            wide(|| {
+                for ((p, &g), (m, v)) in all {
+                    let g = g * shorten;
+                    *m += (1.0 - BETA_1) * (g - *m);
+                    *v += (1.0 - BETA_2) * (g * g - *v);
+                    *p -= rate * *m / ((*v * correction).sqrt() + EPSILON);
+                }
+            });
+        })
     }
+}
+
+/// Adds the decay and returns the squared length.
+#[inline(always)]
+fn decayed(gradient: &mut [f32], parameters: &[f32], decay: f32) -> f64 {
+    add_scaled(gradient, decay, parameters);
+    norm(gradient).powi(2)
 }
 
 #[cfg(test)]
@@ -48,7 +70,7 @@ mod tests {
     fn first_step_has_the_size_of_the_learning_rate_whatever_the_gradient() {
         for scale in [1e-3f32, 0.5, 1e4] {
             let mut parameters = [1.0f32, 1.0];
-            Adam::new(0.01, 2).step(&mut parameters, &[scale, -scale]);
+            Adam::new(0.01, 2).step(&mut parameters, &mut [scale, -scale], 0.0, Crew::alone()).unwrap();
             assert!((parameters[0] - 0.99).abs() < 1e-4 && (parameters[1] - 1.01).abs() < 1e-4);
         }
     }
@@ -57,8 +79,8 @@ mod tests {
     fn finds_the_minimum_of_a_parabola() {
         let (mut adam, mut x) = (Adam::new(0.05, 1), [3.0f32]);
         for _ in 0..500 {
-            let gradient = [2.0 * (x[0] - 1.0)];
-            adam.step(&mut x, &gradient);
+            let mut gradient = [2.0 * (x[0] - 1.0)];
+            adam.step(&mut x, &mut gradient, 0.0, Crew::alone()).unwrap();
         }
         assert!((x[0] - 1.0).abs() < 1e-2);
     }

@@ -1,10 +1,13 @@
 //! What training leaves behind and how it serves: one matrix, one offset, and a weight for what the user skipped.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use super::progress::Watch;
-use super::vectors::{add_scaled, dot, norm, normalise, product_in_blocks, Matrix, Rows};
+use super::vectors::{add_scaled, dot, norm, normalise, product_in_blocks, wide, Matrix, Rows};
 
 /// Turns a user's profile into the vector to search with. Stored vectors are never touched.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +20,20 @@ pub struct Adapter {
     pub gamma: f32,
     pub score_scale: f64,
     pub score_offset: f64,
+    /// A direction of each user's own, where users are few.
+    pub heads: Heads,
+    /// Another matrix and offset for typed questions; `None` = they stay as they are.
+    pub typed: Option<Pair>,
+}
+
+/// By name of the user.
+pub type Heads = Rc<BTreeMap<String, Vec<f32>>>;
+
+/// A matrix, row-major, and an offset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    pub matrix: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
 impl Adapter {
@@ -28,7 +45,17 @@ impl Adapter {
     }
 
     pub(super) fn without_weights(dim: usize) -> Self {
-        Self { dim, matrix: Vec::new(), bias: Vec::new(), gamma: 0.0, score_scale: 1.0, score_offset: 0.0 }
+        let (heads, typed) = (Heads::default(), None);
+        Self {
+            dim,
+            matrix: Vec::new(),
+            bias: Vec::new(),
+            gamma: 0.0,
+            score_scale: 1.0,
+            score_offset: 0.0,
+            heads,
+            typed,
+        }
     }
 
     /// The unit vector to search with: u(A q + o) + gamma u(q - s), where q and s are the means of the user's saved
@@ -38,6 +65,14 @@ impl Adapter {
         let mut query = self.project(saved_mean);
         self.add_negative(&mut query, saved_mean, skipped_mean);
         query
+    }
+
+    /// The vector of a typed question; without weights for them the same bytes.
+    pub fn adapt_typed(&self, vector: &[f32]) -> Vec<f32> {
+        let Some(Pair { matrix, bias }) = &self.typed else { return vector.to_vec() };
+        let mut unit = vector.to_vec();
+        normalise(&mut unit);
+        project(matrix, bias, &unit)
     }
 
     /// A single vector in the adapter's eyes, of length 1; the identity hands back the same bytes.
@@ -55,17 +90,24 @@ impl Adapter {
         1.0 / (1.0 + (-(self.score_scale * cosine + self.score_offset)).exp())
     }
 
-    /// SHA-256 over matrix, bias and gamma.
+    /// SHA-256 over all weights.
     pub fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for value in self.matrix.iter().chain(&self.bias).chain([&self.gamma]) {
+        let typed = self.typed.iter().flat_map(|typed| typed.matrix.iter().chain(&typed.bias));
+        for value in self.matrix.iter().chain(&self.bias).chain([&self.gamma]).chain(typed) {
             digest.update(value.to_le_bytes());
+        }
+        for (user, head) in &*self.heads {
+            digest.update((user.len() as u64).to_le_bytes());
+            digest.update(user.as_bytes());
+            head.iter().for_each(|value| digest.update(value.to_le_bytes()));
         }
         digest.finalize().into()
     }
 
     pub(super) fn is_finite(&self) -> bool {
-        self.matrix.iter().chain(&self.bias).all(|v| v.is_finite())
+        let heads = self.heads.values().flatten();
+        self.matrix.iter().chain(&self.bias).chain(heads).all(|v| v.is_finite())
     }
 
     pub fn is_identity(&self) -> bool {
@@ -78,6 +120,7 @@ impl Adapter {
         &self,
         saved_means: &Rows,
         skipped_means: &Rows,
+        users: &[String],
         watch: &mut Watch<'_>,
     ) -> Result<Rows, Error> {
         let mut out = saved_means.clone();
@@ -91,16 +134,16 @@ impl Adapter {
             normalise(query);
             let given = skipped.iter().any(|&v| v != 0.0);
             self.add_negative(query, saved_means.row(index), given.then_some(skipped));
+            if let Some(head) = self.heads.get(&users[index]) {
+                lean(query, head);
+            }
         }
         Ok(out)
     }
 
     fn project(&self, vector: &[f32]) -> Vec<f32> {
         assert_eq!(vector.len(), self.dim, "a vector of another dimension");
-        let rows = self.matrix.chunks_exact(self.dim);
-        let mut out: Vec<f32> = rows.zip(&self.bias).map(|(row, b)| dot(row, vector) + b).collect();
-        normalise(&mut out);
-        out
+        project(&self.matrix, &self.bias, vector)
     }
 
     fn add_negative(&self, query: &mut [f32], saved_mean: &[f32], skipped_mean: Option<&[f32]>) {
@@ -114,6 +157,23 @@ impl Adapter {
             query.copy_from_slice(&before);
         }
     }
+}
+
+/// Makes a user's own direction half of a query vector.
+pub fn lean(query: &mut [f32], head: &[f32]) {
+    let before = query.to_vec();
+    add_scaled(query, 1.0, head);
+    normalise(query);
+    if norm(query) == 0.0 {
+        query.copy_from_slice(&before);
+    }
+}
+
+fn project(matrix: &[f32], bias: &[f32], vector: &[f32]) -> Vec<f32> {
+    let rows = matrix.chunks_exact(vector.len());
+    let mut out: Vec<f32> = wide(|| rows.zip(bias).map(|(row, b)| dot(row, vector) + b).collect());
+    normalise(&mut out);
+    out
 }
 
 #[cfg(test)]
@@ -137,6 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn a_user_s_own_direction_and_typed_questions() {
+        let leaning = |mut query: [f32; 3]| {
+            lean(&mut query, &[0.0, 0.0, 1.0]);
+            query
+        };
+        assert_eq!(leaning([1.0, 0.0, 0.0]), [0.5f32.sqrt(), 0.0, 0.5f32.sqrt()]);
+        assert_eq!(leaning([0.0, 0.0, -1.0]), [0.0, 0.0, -1.0]);
+        let typed = Some(Pair { matrix: vec![0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], bias: vec![0.0; 3] });
+        let adapter = Adapter { typed, ..Adapter::identity(3) };
+        assert_eq!(adapter.adapt_typed(&[3.0, 0.0, 0.0]), [0.0, 1.0, 0.0]);
+        assert_eq!(Adapter::identity(3).adapt_typed(&[3.0, 0.0, 0.0]), [3.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn query_follows_the_formula() {
         let (q, s) = ([0.6f32, 0.2, 0.1], [0.1f32, 0.5, 0.1]);
         let mut expected = [0.6 + 0.1 + 0.1, 0.4, 0.18 + 0.1 - 0.2];
@@ -155,9 +229,14 @@ mod tests {
     fn many_queries_agree_with_single_ones() {
         let saved = Rows { dim: 3, data: vec![0.6, 0.2, 0.1, 0.0, 0.4, 0.4] };
         let skipped = Rows { dim: 3, data: vec![0.0, 0.0, 0.0, 0.1, 0.5, 0.1] };
-        let together = adapter().queries(&saved, &skipped, &mut Watch::new(&mut Unobserved, None)).unwrap();
+        let names = ["ann".to_owned(), "bob".to_owned()];
+        let heads = Heads::new([("bob".to_owned(), vec![0.0, 0.0, 1.0])].into());
+        let adapter = Adapter { heads, ..adapter() };
+        let together = adapter.queries(&saved, &skipped, &names, &mut Watch::new(&mut Unobserved, None)).unwrap();
         for (index, skipped) in [None, Some(skipped.row(1))].into_iter().enumerate() {
-            for (a, b) in together.row(index).iter().zip(adapter().query(saved.row(index), skipped)) {
+            let mut query = adapter.query(saved.row(index), skipped);
+            adapter.heads.get(&names[index]).into_iter().for_each(|head| lean(&mut query, head));
+            for (a, b) in together.row(index).iter().zip(query) {
                 assert!((a - b).abs() < 1e-6);
             }
         }
@@ -169,5 +248,9 @@ mod tests {
         assert!(scored.score(-1.0) > 0.0 && scored.score(-1.0) < scored.score(1.0) && scored.score(1.0) < 1.0);
         assert_eq!(adapter().digest(), scored.digest());
         assert_ne!(adapter().digest(), Adapter { gamma: 0.5, ..adapter() }.digest());
+        let heads = Heads::new([("bob".to_owned(), vec![0.0, 0.0, 1.0])].into());
+        assert_ne!(adapter().digest(), Adapter { heads, ..adapter() }.digest());
+        let typed = Some(Pair { matrix: vec![1.0; 9], bias: vec![0.0; 3] });
+        assert_ne!(adapter().digest(), Adapter { typed, ..adapter() }.digest());
     }
 }

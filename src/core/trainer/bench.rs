@@ -4,10 +4,14 @@
 use rand::RngExt;
 
 use super::calibrate::{Moments, Space};
+use super::crew::Crew;
 use super::examples::Examples;
-use super::fit::{Residual, Task, Trainer};
+use super::fit::{profile_sums, Task};
 use super::panel::Panel;
 use super::progress::{Unobserved, Watch};
+use super::residual::Residual;
+use super::step::Trainer;
+use super::store::Store;
 use super::vectors::{product, Matrix, Rows};
 use super::{rng, Params};
 
@@ -51,7 +55,50 @@ fn random_examples(params: &Params) -> Examples {
         items[index * width] = profiles[index / 10][index % SAVED_PER_USER];
     }
     let profile = (0..EXAMPLES as u32).map(|i| i / 10).collect();
-    Examples { width, items, profile, weights: vec![1.0; EXAMPLES], profiles, ..Examples::default() }
+    Examples {
+        width,
+        items,
+        profile,
+        weights: vec![1.0; EXAMPLES],
+        profiles,
+        without_itself: true,
+        ..Examples::default()
+    }
+}
+
+/// A calibrated space full of random vectors, and how long that took.
+fn moved(dim: usize, watch: &mut Watch<'_>) -> (Space, Store, f64) {
+    let mut rng = rng::stream(1, "vectors");
+    let mut items = Rows { dim, data: (0..ITEMS * dim).map(|_| rng.random::<f32>() - 0.45).collect() };
+    (0..ITEMS).for_each(|i| super::vectors::normalise(items.row_mut(i)));
+    let items = Store::Memory(items);
+    let start = now();
+    let moments = Moments::of(&items, ITEMS, 1, watch).unwrap();
+    let space = Space::shrunk(&moments, 0.7, watch).unwrap();
+    let moved = space.transform(&items, watch).unwrap().unwrap();
+    (space, moved, now() - start)
+}
+
+/// Some epochs, which leave this behind.
+fn trained(items: &Store, full: bool, watch: &mut Watch<'_>) -> Residual {
+    let (params, none, queries) = (Params::default(), Panel::nobody(items.dim()), Rows::zeros(0, items.dim()));
+    let examples = random_examples(&params);
+    let task = Task {
+        name: "bench",
+        items,
+        sums: &profile_sums(items, &examples, watch).unwrap(),
+        examples: &examples,
+        validation: &none,
+        validation_queries: &queries,
+        params: &params,
+        share: (0.0, 1.0),
+    };
+    let mut residual = if full { Residual::full(items.dim()) } else { Residual::thin(items.dim(), 1) };
+    let mut trainer = Trainer::new(&task, &residual);
+    for epoch in 1..=EPOCHS {
+        trainer.epoch(&task, &mut residual, epoch, None, watch).unwrap();
+    }
+    residual
 }
 
 #[test]
@@ -61,47 +108,33 @@ fn time_of_a_run() {
     let watch = &mut Watch::new(&mut observer, None);
     let peak = peak();
     for dim in [384, 768, 1536] {
-        let mut rng = rng::stream(1, "vectors");
-        let mut items = Rows { dim, data: (0..ITEMS * dim).map(|_| rng.random::<f32>() - 0.45).collect() };
-        (0..ITEMS).for_each(|i| super::vectors::normalise(items.row_mut(i)));
-        let start = now();
-        let moments = Moments::of(&items, ITEMS, 1, watch).unwrap();
-        let space = Space::shrunk(&moments, 0.7, watch).unwrap();
-        let moved = space.transform(&items, watch).unwrap().unwrap();
-        let closed = now() - start;
+        let (space, items, closed) = moved(dim, watch);
         for full in [true, false] {
-            let params = Params::default();
-            let examples = random_examples(&params);
-            let none = Panel::new(Vec::new(), &moved);
-            let queries = Rows::zeros(0, dim);
-            let task = Task {
-                name: "bench",
-                items: &moved,
-                examples: &examples,
-                validation: &none,
-                validation_queries: &queries,
-                params: &params,
-                share: (0.0, 1.0),
-            };
-            let mut residual = if full { Residual::full(dim) } else { Residual::thin(dim, 1) };
             let start = now();
-            let mut trainer = Trainer::new(&task, &residual);
-            for epoch in 1..=EPOCHS {
-                trainer.epoch(&task, &mut residual, epoch, None, watch).unwrap();
-            }
-            let trained = now() - start;
+            let residual = trained(&items, full, watch);
+            let train = now() - start;
             let start = now();
             space.fold(Some(&residual.dense()), watch).unwrap();
             let fold = now() - start;
             let matrix = if full { 4 * dim * dim } else { 4 * 2 * dim * 32 };
             let gflop = (EPOCHS * EXAMPLES * (matrix + 4 * 5 * dim)) as f64 / 1e9;
             println!(
-                "{{\"dim\": {dim}, \"form\": \"{}\", \"closed_s\": {closed:.4}, \"train_s\": {trained:.4}, \"fold_s\": {fold:.4}, \
+                "{{\"dim\": {dim}, \"form\": \"{}\", \"closed_s\": {closed:.4}, \"train_s\": {train:.4}, \"fold_s\": {fold:.4}, \
                  \"gflop\": {gflop:.2}, \"gflop_s\": {:.1}, \"peak\": {peak:.1}, \"share\": {:.3}}}",
                 if full { "full" } else { "rank 32" },
-                gflop / trained,
-                gflop / trained / peak
+                gflop / train,
+                gflop / train / peak
             );
         }
+        let mut by_the_clock = |threads: usize| {
+            watch.crew = Crew::together(threads);
+            let start = std::time::Instant::now();
+            let residual = trained(&items, true, watch);
+            (start.elapsed().as_secs_f64(), residual.parameters)
+        };
+        let ((alone, first), (together, second)) = (by_the_clock(1), by_the_clock(2));
+        assert!(first == second, "{dim}: another number of threads gave other bytes");
+        println!("{{\"dim\": {dim}, \"threads\": 2, \"alone_s\": {alone:.4}, \"together_s\": {together:.4}}}");
+        watch.crew = Crew::alone();
     }
 }

@@ -2,13 +2,18 @@
 
 use rand::seq::SliceRandom;
 
+use super::crew::Crew;
 use super::error::Error;
 use super::progress::Watch;
+use super::residual::transposed;
 use super::rng;
-use super::vectors::{product, product_f64, product_in_blocks, wide, Matrix, Rows, BLOCK};
+use super::store::Store;
+use super::vectors::{product_f64, product_in_blocks, product_within, wide, Matrix, BLOCK, TILE};
 
 /// Of unit vectors, summed over all dimensions: what is below is rounding.
 const MIN_VARIANCE: f64 = 1e-9;
+/// Rows or columns of a triangular matrix that are computed together: what stands across the diagonal is left out.
+const BAND: usize = 128;
 
 /// Mean and covariance of a sample of rows.
 pub(super) struct Moments {
@@ -20,31 +25,37 @@ pub(super) struct Moments {
 
 impl Moments {
     /// Over at most `limit` rows, drawn by the seed.
-    pub fn of(rows: &Rows, limit: usize, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
+    pub fn of(rows: &Store, limit: usize, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let mut chosen: Vec<u32> = (0..rows.len() as u32).collect();
         if chosen.len() > limit {
             chosen = chosen.partial_shuffle(&mut rng::stream(seed, "calibration"), limit).0.to_vec();
             chosen.sort_unstable();
         }
-        let (dim, count) = (rows.dim, chosen.len() as f64);
+        let (dim, count) = (rows.dim(), chosen.len() as f64);
         let mut mean = vec![0.0f64; dim];
-        for &index in &chosen {
-            let pairs = mean.iter_mut().zip(rows.row(index as usize));
-            wide(|| pairs.for_each(|(m, &v)| *m += f64::from(v)));
+        for block in chosen.chunks(BLOCK) {
+            watch.check()?;
+            let near = rows.near(block.iter().copied(), watch)?;
+            wide(|| {
+                for &index in block {
+                    mean.iter_mut().zip(near.row(index)).for_each(|(m, &v)| *m += f64::from(v));
+                }
+            });
         }
         mean.iter_mut().for_each(|m| *m /= count);
-        let mut covariance = vec![0.0f64; dim * dim];
+        let mut moments = Self { rows: chosen.len(), mean, covariance: vec![0.0; dim * dim] };
         let mut products = vec![0.0f32; dim * dim];
         for block in chosen.chunks(BLOCK) {
             watch.check()?;
-            let mut centred = rows.gather(block.iter().copied());
-            centre(&mut centred.data, &mean);
-            product(1.0, centred.as_matrix().transposed(), centred.as_matrix(), 0.0, &mut products);
-            let pairs = covariance.iter_mut().zip(&products);
-            wide(|| pairs.for_each(|(c, &p)| *c += f64::from(p)));
+            let mut centred = rows.gather(block, watch)?;
+            centre(&mut centred.data, &moments.mean);
+            add_squares(centred.as_matrix(), &mut products, &mut moments.covariance, watch.crew)?;
         }
-        covariance.iter_mut().for_each(|c| *c /= count);
-        Ok(Self { rows: chosen.len(), mean, covariance })
+        moments.covariance.iter_mut().for_each(|c| *c /= count);
+        for i in 0..dim {
+            (i + 1..dim).for_each(|j| moments.covariance[i * dim + j] = moments.covariance[j * dim + i]);
+        }
+        Ok(moments)
     }
 
     pub fn dim(&self) -> usize {
@@ -65,7 +76,23 @@ impl Moments {
     }
 }
 
-fn centre(data: &mut [f32], mean: &[f64]) {
+/// sums += x'x up to the diagonal, in bands of rows, by way of `products`.
+pub(super) fn add_squares(x: Matrix<'_>, products: &mut [f32], sums: &mut [f64], crew: Crew) -> Result<(), Error> {
+    let dim = x.columns();
+    let bands = products.chunks_mut(BAND * dim).zip(sums.chunks_mut(BAND * dim)).enumerate();
+    crew.each(bands.collect(), |(index, (products, sums))| {
+        let (first, count) = (index * BAND, products.len() / dim);
+        let (band, known) = (x.some_columns(first, count).transposed(), first + count);
+        product_within(1.0, band, x.some_columns(0, known), 0.0, (products, dim));
+        wide(|| {
+            for (sums, products) in sums.chunks_exact_mut(dim).zip(products.chunks_exact(dim)) {
+                sums[..known].iter_mut().zip(products).for_each(|(s, &p)| *s += f64::from(p));
+            }
+        });
+    })
+}
+
+pub(super) fn centre(data: &mut [f32], mean: &[f64]) {
     for row in data.chunks_exact_mut(mean.len()) {
         let pairs = row.iter_mut().zip(mean);
         wide(|| pairs.for_each(|(v, m)| *v = (f64::from(*v) - m) as f32));
@@ -80,7 +107,7 @@ pub(super) struct Space {
 
 struct Calibration {
     mean: Vec<f64>,
-    /// W, lower triangular, row-major; the mean squared length of W (x - mean) is 1.
+    /// W', upper triangular, row-major; the mean squared length of W (x - mean) is 1.
     whitening: Vec<f32>,
 }
 
@@ -106,22 +133,22 @@ impl Space {
             s => (dim as f64 - ridge * inverse_trace) / (1.0 - s),
         };
         let factor = 1.0 / length.max(f64::MIN_POSITIVE).sqrt();
-        let whitening = inverse.iter().map(|v| (v * factor) as f32).collect();
+        let whitening: Vec<f32> = inverse.iter().map(|v| (v * factor) as f32).collect();
+        let whitening = transposed(&whitening, dim);
         Ok(Self { dim, calibration: Some(Calibration { mean: moments.mean.clone(), whitening }) })
     }
 
     /// The rows in this space; `None` for the raw space, where they are what they were.
-    pub fn transform(&self, rows: &Rows, watch: &mut Watch<'_>) -> Result<Option<Rows>, Error> {
-        let Some(Calibration { mean, whitening }) = &self.calibration else { return Ok(None) };
-        let mut out = Rows::zeros(rows.len(), rows.dim);
-        let (size, w) = (BLOCK * self.dim, Matrix::new(whitening, self.dim, self.dim).transposed());
-        for (input, output) in rows.data.chunks(size).zip(out.data.chunks_mut(size)) {
+    pub fn transform(&self, rows: &Store, watch: &mut Watch<'_>) -> Result<Option<Store>, Error> {
+        let Some(calibration) = &self.calibration else { return Ok(None) };
+        let dim = self.dim;
+        let moved = rows.map(dim, watch, |input, output, watch| {
             watch.check()?;
-            let mut centred = input.to_vec();
-            centre(&mut centred, mean);
-            product(1.0, Matrix::new(&centred, centred.len() / self.dim, self.dim), w, 0.0, output);
-        }
-        Ok(Some(out))
+            let share = watch.crew.share(input.len() / dim, TILE) * dim;
+            let parts = input.chunks(share).zip(output.chunks_mut(share)).collect();
+            watch.crew.each(parts, |(input, output)| calibration.apply(input, output))
+        });
+        moved.map(Some)
     }
 
     /// The query side as one matrix and one offset in the raw space: A = W' (I + D) W with trace d, o = -A mean.
@@ -132,7 +159,7 @@ impl Space {
         let mut matrix = match &self.calibration {
             None => core,
             Some(Calibration { whitening, .. }) => {
-                let w = Matrix::new(whitening, dim, dim);
+                let w = Matrix::new(whitening, dim, dim).transposed();
                 let mut right = vec![0.0; dim * dim];
                 product_in_blocks(Matrix::new(&core, dim, dim), w, &mut right, watch)?;
                 product_in_blocks(w.transposed(), Matrix::new(&right, dim, dim), &mut core, watch)?;
@@ -155,6 +182,22 @@ impl Space {
     }
 }
 
+impl Calibration {
+    /// W (x - mean) of every row; columns in bands, each of which needs nothing of what stands below it in W'.
+    fn apply(&self, input: &[f32], output: &mut [f32]) {
+        let dim = self.mean.len();
+        let mut centred = input.to_vec();
+        centre(&mut centred, &self.mean);
+        let (x, w) = (Matrix::new(&centred, centred.len() / dim, dim), Matrix::new(&self.whitening, dim, dim));
+        for first in (0..dim).step_by(BAND) {
+            let count = BAND.min(dim - first);
+            let known = first + count;
+            let band = w.some_rows(0, known).some_columns(first, count);
+            product_within(1.0, x.some_columns(0, known), band, 0.0, (&mut output[first..], dim));
+        }
+    }
+}
+
 /// A model of the query side: q' = matrix q + bias.
 pub(super) struct Folded {
     pub matrix: Vec<f32>,
@@ -169,7 +212,7 @@ fn no_variance() -> Error {
 const SMALL: usize = 64;
 
 /// L^-1 of C = L L', lower triangular; what stands above the diagonal of C is not read.
-fn inverse_factor(mut c: Vec<f64>, dim: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
+pub(super) fn inverse_factor(mut c: Vec<f64>, dim: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
     let mut inverse = vec![0.0; dim * dim];
     factor(&mut c, &mut inverse, dim, dim, watch)?;
     Ok(inverse)
@@ -229,10 +272,22 @@ fn factor_small(c: &mut [f64], inverse: &mut [f64], size: usize, stride: usize) 
 mod tests {
     use super::super::progress::Unobserved;
     use super::super::testdata::{synthetic, Signal, DIM};
+    use super::super::vectors::Rows;
     use super::*;
 
-    fn sample() -> Rows {
+    fn rows() -> Rows {
         Rows { dim: DIM, data: synthetic(1, Signal::None, 3).items }
+    }
+
+    fn sample() -> Store {
+        Store::Memory(rows())
+    }
+
+    fn in_memory(store: Option<Store>) -> Rows {
+        match store {
+            Some(Store::Memory(rows)) => rows,
+            _ => panic!("moved rows in memory"),
+        }
     }
 
     fn watched<T>(run: impl FnOnce(&mut Watch<'_>) -> Result<T, Error>) -> Result<T, Error> {
@@ -276,7 +331,7 @@ mod tests {
             Ok((space.transform(&sample(), watch)?.expect("moved"), space.fold(None, watch)?))
         })
         .unwrap();
-        let (x, q) = (sample(), sample().row(7).to_vec());
+        let (moved, x, q) = (in_memory(Some(moved)), rows(), rows().row(7).to_vec());
         let query: Vec<f64> = (0..DIM)
             .map(|i| {
                 let row = folded.matrix[i * DIM..][..DIM].iter().zip(&q);
@@ -320,7 +375,7 @@ mod tests {
 
     #[test]
     fn vectors_that_do_not_differ_are_refused() {
-        let same = Rows { dim: 2, data: [0.6, 0.8].repeat(10) };
+        let same = Store::Memory(Rows { dim: 2, data: [0.6, 0.8].repeat(10) });
         let refused = watched(|watch| Space::shrunk(&Moments::of(&same, 100, 1, watch)?, 1.0, watch));
         assert!(refused.err().unwrap().to_string().contains("do not differ"));
     }

@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Heads};
 use super::error::Error;
 use super::evaluate::{average, measure_queries, scores, Coverage, Measures};
 use super::fit::Epoch;
 use super::panel::Panel;
 use super::progress::Watch;
-use super::vectors::Rows;
+use super::store::Store;
 
 /// Standard errors by which the base must be beaten to go on to the gate: one-sided 5 %, the gate's own bar.
 pub(super) const PROVED: f64 = 1.645;
@@ -23,6 +23,8 @@ pub(super) struct Candidate {
     pub shrinkage: Option<f64>,
     pub trained: bool,
     pub gamma: f32,
+    /// With a direction of each user's own.
+    pub own: bool,
     /// Without gamma: the same for all gammas.
     pub folded: Rc<Adapter>,
 }
@@ -35,6 +37,8 @@ pub struct CandidateReport {
     pub shrinkage: Option<f64>,
     pub trained: bool,
     pub gamma: f32,
+    /// With a direction of each user's own.
+    pub own: bool,
     pub auc: Option<f64>,
     pub coverage_10: Option<f64>,
     /// Why it could not be chosen.
@@ -66,11 +70,17 @@ pub(super) fn name(shrinkage: Option<f64>, trained: bool, gamma: f32) -> String 
 
 impl Candidate {
     pub fn name(&self) -> String {
-        name(self.shrinkage, self.trained, self.gamma)
+        let name = name(self.shrinkage, self.trained, self.gamma);
+        match self.own {
+            true => format!("{name} with heads"),
+            false => name,
+        }
     }
 
-    pub fn adapter(&self) -> Adapter {
-        Adapter { gamma: self.gamma, ..(*self.folded).clone() }
+    /// `heads` are used if this candidate has any.
+    pub fn adapter(&self, heads: &Heads) -> Adapter {
+        let heads = if self.own { heads.clone() } else { Heads::default() };
+        Adapter { gamma: self.gamma, heads, ..(*self.folded).clone() }
     }
 
     pub fn is_base(&self) -> bool {
@@ -78,7 +88,7 @@ impl Candidate {
     }
 
     fn is_plain(&self, shrinkage: Option<f64>, trained: bool) -> bool {
-        self.shrinkage == shrinkage && self.trained == trained && self.gamma == 0.0
+        self.shrinkage == shrinkage && self.trained == trained && self.gamma == 0.0 && !self.own
     }
 
     fn report(&self) -> CandidateReport {
@@ -87,6 +97,7 @@ impl Candidate {
             shrinkage: self.shrinkage,
             trained: self.trained,
             gamma: self.gamma,
+            own: self.own,
             auc: None,
             coverage_10: None,
             refused: None,
@@ -110,7 +121,9 @@ pub(super) fn by_default(candidates: &[Candidate], shrinkage: Option<f64>) -> Ch
 /// Whom candidates are compared on.
 pub(super) struct Selection<'a> {
     pub panel: &'a Panel,
-    pub items: &'a Rows,
+    pub items: &'a Store,
+    /// From the actions that make these users' profiles.
+    pub heads: &'a Heads,
     /// Users and items on which coverage must be kept. It needs no labels, so the gate's users may be among them: what
     /// the gate would refuse for its coverage need not be chosen.
     pub covered: [(&'a Panel, &'a Coverage); 2],
@@ -125,7 +138,7 @@ impl Selection<'_> {
         let (mut reports, mut aucs) = (Vec::new(), Vec::new());
         let mut base_coverage = [0.0; 2];
         for (index, candidate) in candidates.iter().enumerate() {
-            let adapter = candidate.adapter();
+            let adapter = candidate.adapter(self.heads);
             let measures = self.measure(&adapter, watch)?;
             let coverage = self.coverage(&adapter, watch)?;
             if index == 0 {
@@ -186,14 +199,14 @@ pub(super) fn ahead(better: &[f64], worse: &[f64], standard_errors: f64) -> bool
 pub(super) fn calibrate_scores(
     adapter: &Adapter,
     panel: &Panel,
-    items: &Rows,
+    items: &Store,
     watch: &mut Watch<'_>,
 ) -> Result<(f64, f64), Error> {
     let queries = panel.queries(adapter, watch)?;
     let mut points: Vec<(f64, bool)> = Vec::new();
-    for (index, member) in panel.members.iter().enumerate() {
+    for member in &panel.members {
         for list in &member.lists {
-            let cosines = scores(items, queries.row(index), list).into_iter().map(f64::from);
+            let cosines = scores(items, &queries, list, watch)?.into_iter().map(f64::from);
             points.extend(cosines.zip(list.saved.iter().copied()));
         }
     }

@@ -7,11 +7,10 @@ use super::error::Error;
 use super::evaluate::{self, Coverage};
 use super::gate::{self, Gate, Side};
 use super::input::{Data, Event, Input};
-use super::panel::{Member, Panel, Unit};
+use super::panel::{Member, Panel, Unit, MIN_GATE};
 use super::params::Params;
 use super::progress::{Observer, Watch};
 use super::rng;
-use super::vectors::Rows;
 use super::Comparison;
 
 /// Whole users, in an order that the seed shuffles, until their items would be more than `limit`; without the items that
@@ -53,20 +52,26 @@ struct Space {
     cold: Panel,
     coverage: Coverage,
     identity: Adapter,
+    /// The judges are users of whom the training part holds nothing.
+    apart: bool,
 }
 
 impl Space {
     fn new(input: Input, params: &Params, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let data = Data::new(input, params.seed, watch)?;
         let users = data.users.iter().enumerate();
-        let members = users.filter_map(|(index, user)| Member::newest(index, user, params.min_user_saved)).collect();
-        let panel = Panel::new(members, &data.items);
+        let mut members: Vec<Member> =
+            users.filter_map(|(index, user)| Member::newest(index, user, params.min_user_saved)).collect();
+        let strangers = |member: &Member| data.users[member.user].train.is_empty();
+        let apart = members.iter().filter(|member| strangers(member)).count() >= MIN_GATE;
+        members.retain(|member| strangers(member) || !apart);
+        let panel = Panel::new(members, &data.users, &data.items, watch)?;
         let mut seen = vec![false; data.items.len()];
         data.users.iter().flat_map(|user| &user.train).for_each(|action| seen[action.item as usize] = true);
-        let cold = panel.filtered(&data.items, |item| !seen[item as usize]);
-        let coverage = Coverage::new(&panel, &data.items, params.seed);
-        let identity = Adapter::identity(data.items.dim);
-        Ok(Self { data, panel, cold, coverage, identity })
+        let cold = panel.filtered(|item| !seen[item as usize]);
+        let coverage = Coverage::new(&panel, &data.items, params.seed, watch)?;
+        let identity = Adapter::identity(data.items.dim());
+        Ok(Self { data, panel, cold, coverage, identity, apart })
     }
 
     fn side(&self) -> Side<'_> {
@@ -81,8 +86,9 @@ impl Space {
 }
 
 /// Compares the vectors of another embedding model (`vectors`, one of `dim` numbers per item of `input`, in its order) with
-/// those of `input`, each with the plain mean of what a user saved as the query. Ranked are the newest actions only; the
-/// users may have taken part in the training, their newest actions have not.
+/// those of `input`, each with the plain mean of what a user saved as the query. Ranked are the newest actions only. Where the
+/// dataset keeps enough users apart (`split => 'user'`), these judge alone; otherwise the users may have taken part in the
+/// training, their newest actions have not, and the reason says so.
 ///
 /// # Errors
 /// Vectors that cannot be used, or the observer's stop.
@@ -102,19 +108,22 @@ pub fn compare_embeddings(
         (evaluation.knn3_auc, evaluation.popularity_auc) = baselines(&before, &mut watch)?;
     }
     let (verdict, reason) = gate::judge(&evaluation, Unit::Users, None);
-    let reason = reason.replace("users it was not trained on", "users, on their newest actions");
+    let reason = match before.apart {
+        true => reason,
+        false => reason.replace("users it was not trained on", "users, on their newest actions"),
+    };
     Ok(Comparison { evaluation, verdict, reason })
 }
 
 /// AUC of the three nearest saved items and of what others saved.
 fn baselines(space: &Space, watch: &mut Watch<'_>) -> Result<(Option<f64>, Option<f64>), Error> {
-    let items: &Rows = &space.data.items;
-    let nearest = evaluate::measure(&space.panel, watch, |member, list| {
-        evaluate::nearest_three(items, &space.panel.members[member].saved, list)
+    let items = &space.data.items;
+    let nearest = evaluate::measure(&space.panel, watch, |member, list, watch| {
+        evaluate::nearest_three(items, &space.panel.members[member].saved, list, watch)
     })?;
     let rates = evaluate::save_rates(items.len(), space.data.users.iter());
-    let popular = evaluate::measure(&space.panel, watch, |_, list| {
-        list.items.iter().map(|&item| rates[item as usize]).collect()
+    let popular = evaluate::measure(&space.panel, watch, |_, list, _| {
+        Ok(list.items.iter().map(|&item| rates[item as usize]).collect())
     })?;
     Ok((Some(evaluate::average(&nearest, |m| m.auc)), Some(evaluate::average(&popular, |m| m.auc))))
 }
@@ -136,7 +145,16 @@ mod tests {
         let event = |user: u32, n: u32| {
             let item = (user * 7 + n * 11) % items;
             let split = if n < 12 { Split::Train } else { Split::Test };
-            Event { user, item, saved: item % 2 == user % 2, split, surface: 0, at: i64::from(n), weight: 1.0 }
+            Event {
+                user,
+                item,
+                saved: item % 2 == user % 2,
+                split,
+                surface: 0,
+                at: i64::from(n),
+                weight: 1.0,
+                query: None,
+            }
         };
         Input {
             dim: 4,
@@ -144,7 +162,7 @@ mod tests {
             item_keys: (0..items).map(|i| format!("{i:03}")).collect(),
             user_names: (0..40).map(|u| format!("u{u:02}")).collect(),
             events: (0..40).flat_map(|user| (0..24).map(move |n| event(user, n))).collect(),
-            sample: None,
+            ..Input::default()
         }
     }
 
@@ -159,6 +177,21 @@ mod tests {
         assert_eq!(worse.verdict, Verdict::Refused);
         let same = compare_embeddings(clear.clone(), 4, clear.items, &params, &mut Unobserved).unwrap();
         assert_eq!((same.verdict, same.evaluation.auc_delta), (Verdict::Refused, Some(0.0)));
+    }
+
+    #[test]
+    fn users_whom_the_training_part_does_not_hold_judge_alone_where_there_are_enough() {
+        let (mut vague, clear) = (input(false), input(true));
+        vague.events.iter_mut().filter(|event| event.user < 25).for_each(|event| event.split = Split::Test);
+        let told =
+            compare_embeddings(vague.clone(), 4, clear.items.clone(), &Params::default(), &mut Unobserved).unwrap();
+        assert_eq!(told.evaluation.users, 25);
+        assert!(told.reason.contains("users it was not trained on"), "{}", told.reason);
+        vague.events.iter_mut().filter(|event| event.user > 5).for_each(|event| {
+            event.split = if event.at < 12 { Split::Train } else { Split::Test };
+        });
+        let mixed = compare_embeddings(vague, 4, clear.items, &Params::default(), &mut Unobserved).unwrap();
+        assert_eq!(mixed.evaluation.users, 40);
     }
 
     #[test]

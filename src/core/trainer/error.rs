@@ -33,6 +33,8 @@ pub enum Error {
     TimeLimit {
         seconds: f64,
     },
+    /// The file for vectors that do not fit into memory could not be written or read.
+    Disk(String),
     /// The observer asked for it.
     Stopped,
 }
@@ -56,9 +58,16 @@ impl fmt::Display for Error {
             Self::TimeLimit { seconds } => {
                 write!(f, "training took longer than hyperparameter \"max_seconds\" = {seconds} allows")
             }
+            Self::Disk(reason) => write!(f, "vectors that do not fit into memory: {reason}"),
             Self::Stopped => f.write_str("training was stopped on request"),
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Disk(error.to_string())
+    }
+}

@@ -4,10 +4,11 @@ use rand::seq::SliceRandom;
 
 use super::error::Error;
 use super::input::User;
-use super::panel::{List, Panel};
+use super::panel::{List, Panel, SOME};
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{dot, product, Matrix, Rows};
+use super::store::Store;
+use super::vectors::{dot, product, wide, Matrix, Rows};
 
 /// How many are looked at first.
 const TOP: usize = 10;
@@ -66,7 +67,7 @@ fn measure_list(scores: &[f32], list: &List) -> Measures {
 pub(super) fn measure(
     panel: &Panel,
     watch: &mut Watch<'_>,
-    mut score: impl FnMut(usize, &List) -> Vec<f32>,
+    mut score: impl FnMut(usize, &List, &mut Watch<'_>) -> Result<Vec<f32>, Error>,
 ) -> Result<Vec<Measures>, Error> {
     let mut out = Vec::with_capacity(panel.members.len());
     for (index, member) in panel.members.iter().enumerate() {
@@ -74,7 +75,7 @@ pub(super) fn measure(
         let mut sum = Measures::default();
         let ranked = member.ranked() as f64;
         for list in &member.lists {
-            let (share, one) = (list.items.len() as f64 / ranked, measure_list(&score(index, list), list));
+            let (share, one) = (list.items.len() as f64 / ranked, measure_list(&score(index, list, watch)?, list));
             sum.auc += share * one.auc;
             sum.save_rate_10 += share * one.save_rate_10;
             sum.fpr_50 += share * one.fpr_50;
@@ -84,33 +85,34 @@ pub(super) fn measure(
     Ok(out)
 }
 
-/// With one query vector per member: cosine with every item.
+/// With one query vector per anchor: cosine with every item.
 pub(super) fn measure_queries(
     panel: &Panel,
-    items: &Rows,
+    items: &Store,
     queries: &Rows,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<Measures>, Error> {
-    measure(panel, watch, |member, list| scores(items, queries.row(member), list))
+    measure(panel, watch, |_, list, watch| scores(items, queries, list, watch))
 }
 
-pub(super) fn scores(items: &Rows, query: &[f32], list: &List) -> Vec<f32> {
-    list.items.iter().map(|&item| dot(query, items.row(item as usize))).collect()
+pub(super) fn scores(items: &Store, queries: &Rows, list: &List, watch: &mut Watch<'_>) -> Result<Vec<f32>, Error> {
+    let (near, query) = (items.near(list.items.iter().copied(), watch)?, queries.row(list.anchor as usize));
+    Ok(wide(|| list.items.iter().map(|&item| dot(query, near.row(item))).collect()))
 }
 
 pub(super) fn average(measures: &[Measures], of: impl Fn(&Measures) -> f64) -> f64 {
     measures.iter().map(of).sum::<f64>() / measures.len() as f64
 }
 
-/// Distinct items in the members' top ten, as a share of what could be there.
+/// Distinct items in the top tens of the members' anchors, as a share of what could be there.
 pub(super) struct Coverage {
-    members: Vec<u32>,
+    anchors: Vec<u32>,
     pool: Rows,
 }
 
 impl Coverage {
     /// The pool is what the members were shown; both are sampled where there are many.
-    pub fn new(panel: &Panel, items: &Rows, seed: i64) -> Self {
+    pub fn new(panel: &Panel, items: &Store, seed: i64, watch: &mut Watch<'_>) -> Result<Self, Error> {
         let mut rng = rng::stream(seed, "coverage");
         let mut draw = |mut all: Vec<u32>, limit: usize| {
             all.shuffle(&mut rng);
@@ -118,20 +120,19 @@ impl Coverage {
             all.sort_unstable();
             all
         };
-        let members = draw((0..panel.members.len() as u32).collect(), MAX_COVERAGE_USERS);
-        let lists = panel.members.iter().flat_map(|member| &member.lists);
-        let mut shown: Vec<u32> = lists.flat_map(|list| list.items.iter().copied()).collect();
+        let anchors = draw((0..panel.anchors() as u32).collect(), MAX_COVERAGE_USERS);
+        let mut shown: Vec<u32> = panel.members.iter().flat_map(|member| member.shown()).collect();
         shown.sort_unstable();
         shown.dedup();
-        let pool = items.gather(draw(shown, MAX_COVERAGE_ITEMS).into_iter());
-        Self { members, pool }
+        let pool = items.gather(&draw(shown, MAX_COVERAGE_ITEMS), watch)?;
+        Ok(Self { anchors, pool })
     }
 
     pub fn of(&self, queries: &Rows, watch: &mut Watch<'_>) -> Result<f64, Error> {
         let (pool, dim) = (self.pool.len(), self.pool.dim);
         let mut seen = vec![false; pool];
         let top = TOP.min(pool);
-        for block in self.members.chunks(64) {
+        for block in self.anchors.chunks(64) {
             watch.check()?;
             let asked = queries.gather(block.iter().copied());
             let mut scores = vec![0.0; block.len() * pool];
@@ -147,25 +148,35 @@ impl Coverage {
             }
         }
         let distinct = seen.iter().filter(|&&s| s).count();
-        Ok(distinct as f64 / pool.min(top * self.members.len()).max(1) as f64)
+        Ok(distinct as f64 / pool.min(top * self.anchors.len()).max(1) as f64)
     }
 }
 
 /// Mean similarity to the three closest saved items: a stronger baseline than the mean for people of many interests.
-pub(super) fn nearest_three(items: &Rows, saved: &[u32], list: &List) -> Vec<f32> {
-    let nearest = |&item: &u32| {
-        let mut best = [f32::NEG_INFINITY; 3];
-        for &other in saved {
-            let similarity = dot(items.row(item as usize), items.row(other as usize));
-            if similarity > best[2] {
-                best[2] = similarity;
-                best.sort_unstable_by(|a, b| b.total_cmp(a));
+pub(super) fn nearest_three(
+    items: &Store,
+    saved: &[u32],
+    list: &List,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<f32>, Error> {
+    let shown = items.near(list.items.iter().copied(), watch)?;
+    let mut best = vec![[f32::NEG_INFINITY; 3]; list.items.len()];
+    for some in saved.chunks(SOME) {
+        let near = items.near(some.iter().copied(), watch)?;
+        wide(|| {
+            for (&item, best) in list.items.iter().zip(&mut best) {
+                for &other in some {
+                    let similarity = dot(shown.row(item), near.row(other));
+                    if similarity > best[2] {
+                        best[2] = similarity;
+                        best.sort_unstable_by(|a, b| b.total_cmp(a));
+                    }
+                }
             }
-        }
-        let known = saved.len().min(3);
-        best[..known].iter().sum::<f32>() / known as f32
-    };
-    list.items.iter().map(nearest).collect()
+        });
+    }
+    let known = saved.len().min(3);
+    Ok(best.into_iter().map(|best| best[..known].iter().sum::<f32>() / known as f32).collect())
 }
 
 /// Share of others who saved each item, smoothed: what ranks well without looking at any text.
@@ -183,10 +194,11 @@ pub(super) fn save_rates<'a>(items: usize, others: impl Iterator<Item = &'a User
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Unobserved;
     use super::*;
 
     fn list(saved: &[bool]) -> List {
-        List { items: (0..saved.len() as u32).collect(), saved: saved.to_vec() }
+        List { items: (0..saved.len() as u32).collect(), saved: saved.to_vec(), anchor: 0 }
     }
 
     #[test]
@@ -209,10 +221,13 @@ mod tests {
 
     #[test]
     fn nearest_three_and_save_rates() {
-        let items = Rows { dim: 2, data: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8] };
-        let scores = nearest_three(&items, &[0, 1, 2, 2], &list(&[true, false]));
+        let items = Store::Memory(Rows { dim: 2, data: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8] });
+        let mut observer = Unobserved;
+        let watch = &mut Watch::new(&mut observer, None);
+        let scores = nearest_three(&items, &[0, 1, 2, 2], &list(&[true, false]), watch).unwrap();
         assert!((scores[0] - (1.0 + 0.6 + 0.6) / 3.0).abs() < 1e-6);
-        let action = |item, saved| super::super::input::Action { item, saved, surface: 0, at: 0, weight: 1.0 };
+        let action =
+            |item, saved| super::super::input::Action { item, saved, surface: 0, at: 0, weight: 1.0, query: None };
         let user = User { train: vec![action(0, true), action(1, false)], ..User::default() };
         assert_eq!(save_rates(3, [&user].into_iter()), [2.0 / 3.0, 1.0 / 3.0, 0.5]);
     }

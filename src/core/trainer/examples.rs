@@ -8,10 +8,12 @@ use rand_xoshiro::SplitMix64;
 
 use super::error::Error;
 use super::input::{Action, User};
+use super::panel::SOME;
 use super::params::Params;
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{dot, Rows};
+use super::store::Store;
+use super::vectors::{dot, wide};
 
 /// A skipped item as close as this to one that the user saved is the same thing told twice, not a dislike.
 const SAME_THING: f32 = 0.97;
@@ -31,6 +33,8 @@ pub(super) struct Examples {
     pub ranks: Vec<u64>,
     /// Saved items of each user who has examples.
     pub profiles: Vec<Vec<u32>>,
+    /// The saved item is part of its profile and to be taken out.
+    pub without_itself: bool,
     pub report: ExampleReport,
 }
 
@@ -48,14 +52,15 @@ impl Examples {
     pub fn build(
         users: &[User],
         fit: &[usize],
-        items: &Rows,
+        items: &Store,
         params: &Params,
         watch: &mut Watch<'_>,
     ) -> Result<Self, Error> {
-        let mut examples = Self { width: 1 + params.negatives_per_positive, ..Self::default() };
+        let width = 1 + params.negatives_per_positive;
+        let mut examples = Self { width, without_itself: true, ..Self::default() };
         for &index in fit {
             watch.check()?;
-            examples.add_user(&users[index], items, params);
+            examples.add_user(&users[index], items, params, watch)?;
         }
         examples.cap(params);
         examples.report.users = examples.profiles.len();
@@ -71,19 +76,26 @@ impl Examples {
         &self.items[index * self.width..(index + 1) * self.width]
     }
 
-    fn add_user(&mut self, user: &User, items: &Rows, params: &Params) {
+    fn add_user(&mut self, user: &User, items: &Store, params: &Params, watch: &mut Watch<'_>) -> Result<(), Error> {
         let saved = User::saved(&user.train);
         if saved.len() < params.min_user_saved {
-            return;
+            return Ok(());
         }
         let mut rng = rng::stream(params.seed, &format!("examples {}", user.name));
-        let pools = self.pools(user, &saved, items, &mut rng);
+        let mut pools: BTreeMap<u32, Vec<Action>> = BTreeMap::new();
+        for action in user.train.iter().filter(|a| !a.saved) {
+            pools.entry(action.surface).or_default().push(*action);
+        }
+        for pool in pools.values_mut() {
+            self.only_unlike(pool, &saved, items, &mut rng, watch)?;
+        }
+        pools.retain(|_, pool| !pool.is_empty());
         let mut positives: Vec<&Action> = user.train.iter().filter(|a| a.saved).collect();
         let unpaired = positives.len();
         positives.retain(|a| pools.contains_key(&a.surface));
         self.report.saved_without_skipped += unpaired - positives.len();
         if positives.is_empty() {
-            return;
+            return Ok(());
         }
         positives.shuffle(&mut rng);
         positives.truncate(params.positives_per_user);
@@ -96,30 +108,37 @@ impl Examples {
             self.weights.push(positive.weight);
         }
         self.profiles.push(saved);
+        Ok(())
     }
 
-    /// What may serve as a negative, by surface.
-    fn pools(&mut self, user: &User, saved: &[u32], items: &Rows, rng: &mut SplitMix64) -> BTreeMap<u32, Vec<Action>> {
-        let mut pools: BTreeMap<u32, Vec<Action>> = BTreeMap::new();
-        for action in user.train.iter().filter(|a| !a.saved) {
-            pools.entry(action.surface).or_default().push(*action);
-        }
-        for pool in pools.values_mut() {
-            pool.shuffle(rng);
-            pool.truncate(MAX_POOL);
-            let before = pool.len();
-            pool.retain(|skip| {
-                let vector = items.row(skip.item as usize);
-                saved.iter().all(|&s| dot(vector, items.row(s as usize)) <= SAME_THING)
+    /// Leaves what may serve as a negative: some of the skipped, but nothing that nearly equals a saved item.
+    pub fn only_unlike(
+        &mut self,
+        pool: &mut Vec<Action>,
+        saved: &[u32],
+        items: &Store,
+        rng: &mut SplitMix64,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Error> {
+        pool.shuffle(rng);
+        pool.truncate(MAX_POOL);
+        let before = pool.len();
+        let skipped = items.near(pool.iter().map(|skip| skip.item), watch)?;
+        for some in saved.chunks(SOME) {
+            let near = items.near(some.iter().copied(), watch)?;
+            wide(|| {
+                pool.retain(|skip| {
+                    let vector = skipped.row(skip.item);
+                    some.iter().all(|&s| dot(vector, near.row(s)) <= SAME_THING)
+                });
             });
-            self.report.near_duplicates += before - pool.len();
         }
-        pools.retain(|_, pool| !pool.is_empty());
-        pools
+        self.report.near_duplicates += before - pool.len();
+        Ok(())
     }
 
     /// Keeps the examples with the smallest ranks, so that a few more users change few of those kept.
-    fn cap(&mut self, params: &Params) {
+    pub fn cap(&mut self, params: &Params) {
         if self.len() <= params.max_examples {
             return;
         }
@@ -134,7 +153,7 @@ impl Examples {
 }
 
 /// `count` items by weight, without repetition while there are enough.
-fn draw(pool: &[Action], count: usize, rng: &mut SplitMix64) -> Vec<u32> {
+pub(super) fn draw(pool: &[Action], count: usize, rng: &mut SplitMix64) -> Vec<u32> {
     let mut left: Vec<&Action> = pool.iter().collect();
     let mut drawn = Vec::with_capacity(count);
     while drawn.len() < count {
@@ -155,18 +174,18 @@ fn draw(pool: &[Action], count: usize, rng: &mut SplitMix64) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::super::progress::Unobserved;
+    use super::super::vectors::Rows;
     use super::*;
 
     fn action(item: u32, saved: bool, surface: u32) -> Action {
-        Action { item, saved, surface, at: 0, weight: 1.0 }
+        Action { item, saved, surface, at: 0, weight: 1.0, query: None }
     }
 
     fn build(train: Vec<Action>, params: &Params) -> Examples {
         let users = [User { name: "adam".into(), train, test: Vec::new() }];
         let mut items = Rows::zeros(10, 10);
-        (0..10).for_each(|i| items.row_mut(i)[i] = 1.0);
-        items.row_mut(9)[9] = 0.0;
-        items.row_mut(9)[0] = 1.0;
+        (0..10).for_each(|i| items.row_mut(i)[i % 9] = 1.0);
+        let items = Store::Memory(items);
         Examples::build(&users, &[0], &items, params, &mut Watch::new(&mut Unobserved, None)).unwrap()
     }
 

@@ -1,133 +1,31 @@
 //! The contrastive stage: what is learned on top of a space, by Adam on analytic gradients.
 
-use rand::seq::SliceRandom;
-use rand::RngExt;
-
-use super::adam::Adam;
 use super::error::Error;
 use super::evaluate::auc;
 use super::examples::Examples;
-use super::loss::Objective;
 use super::panel::Panel;
 use super::params::Params;
-use super::progress::{Progress, Watch};
-use super::rng;
-use super::vectors::{add_scaled, dot, norm, normalise, product, wide, Matrix, Rows};
+use super::progress::Watch;
+use super::residual::Residual;
+use super::step::Trainer;
+use super::store::Store;
+use super::vectors::{add_scaled, dot, normalise, wide, Rows, BLOCK};
 
-/// Dimensions up to which the residual is a full matrix; beyond, a product of two thin ones.
-const MAX_FULL: usize = 1024;
-const RANK: usize = 32;
 /// Length of a residual that has left the neighbourhood of its start, in lengths of the identity of its dimension.
 const MAX_NORM: f64 = 2.0;
 /// Share of the first spread of scores below which all items look alike.
 const MIN_SPREAD: f64 = 0.05;
 /// Epochs with a validation AUC below one half after which nothing is kept.
 const MAX_BELOW_CHANCE: usize = 3;
-/// Profiles shorter than this have no direction left once the saved item itself is taken out.
-const MIN_ANCHOR: f64 = 1e-6;
-
-/// D of the score x . (q + D q), as parameters that start at zero effect.
-#[derive(Clone)]
-pub(super) struct Residual {
-    dim: usize,
-    /// 0 = full matrix, else D = U V' with both factors in `parameters`.
-    rank: usize,
-    pub parameters: Vec<f32>,
-}
-
-impl Residual {
-    pub fn new(dim: usize, seed: i64) -> Self {
-        if dim <= MAX_FULL {
-            Self::full(dim)
-        } else {
-            Self::thin(dim, seed)
-        }
-    }
-
-    pub fn full(dim: usize) -> Self {
-        Self { dim, rank: 0, parameters: vec![0.0; dim * dim] }
-    }
-
-    /// U starts at zero, V at random: no effect, and a gradient that is not zero.
-    pub fn thin(dim: usize, seed: i64) -> Self {
-        let mut parameters = vec![0.0; 2 * dim * RANK];
-        let (mut rng, scale) = (rng::stream(seed, "low rank"), (12.0 / dim as f64).sqrt());
-        for v in &mut parameters[dim * RANK..] {
-            *v = ((rng.random::<f64>() - 0.5) * scale) as f32;
-        }
-        Self { dim, rank: RANK, parameters }
-    }
-
-    /// U and V of the low-rank form.
-    fn factors(&self) -> (Matrix<'_>, Matrix<'_>) {
-        let (u, v) = self.parameters.split_at(self.dim * self.rank);
-        (Matrix::new(u, self.dim, self.rank), Matrix::new(v, self.dim, self.rank))
-    }
-
-    /// z = q + D q for every row.
-    pub fn apply(&self, q: &[f32], z: &mut [f32]) {
-        let rows = q.len() / self.dim;
-        let anchors = Matrix::new(q, rows, self.dim);
-        z.copy_from_slice(q);
-        if self.rank == 0 {
-            let d = Matrix::new(&self.parameters, self.dim, self.dim);
-            return product(1.0, anchors, d.transposed(), 1.0, z);
-        }
-        let (u, v) = self.factors();
-        let mut thin = vec![0.0; rows * self.rank];
-        product(1.0, anchors, v, 0.0, &mut thin);
-        product(1.0, Matrix::new(&thin, rows, self.rank), u.transposed(), 1.0, z);
-    }
-
-    /// Gradient of the loss with respect to the parameters, from its gradient with respect to every z.
-    pub fn gradient(&self, q: &[f32], gz: &[f32], lambda: f32, out: &mut [f32]) {
-        let rows = q.len() / self.dim;
-        let (anchors, pull) = (Matrix::new(q, rows, self.dim), Matrix::new(gz, rows, self.dim));
-        out.copy_from_slice(&self.parameters);
-        let decay = 2.0 * lambda;
-        if self.rank == 0 {
-            return product(1.0, pull.transposed(), anchors, decay, out);
-        }
-        let (u, v) = self.factors();
-        let (out_u, out_v) = out.split_at_mut(self.dim * self.rank);
-        let mut thin = vec![0.0; rows * self.rank];
-        product(1.0, anchors, v, 0.0, &mut thin);
-        product(1.0, pull.transposed(), Matrix::new(&thin, rows, self.rank), decay, out_u);
-        product(1.0, pull, u, 0.0, &mut thin);
-        product(1.0, anchors.transposed(), Matrix::new(&thin, rows, self.rank), decay, out_v);
-    }
-
-    /// Length of D, without making it: |U V'|^2 = tr(U'U V'V).
-    fn length(&self) -> f64 {
-        if self.rank == 0 {
-            return norm(&self.parameters);
-        }
-        let (u, v) = self.factors();
-        let (mut uu, mut vv) = (vec![0.0; self.rank * self.rank], vec![0.0; self.rank * self.rank]);
-        product(1.0, u.transposed(), u, 0.0, &mut uu);
-        product(1.0, v.transposed(), v, 0.0, &mut vv);
-        uu.iter().zip(&vv).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>().max(0.0).sqrt()
-    }
-
-    /// D itself.
-    pub fn dense(&self) -> Vec<f32> {
-        if self.rank == 0 {
-            return self.parameters.clone();
-        }
-        let (u, v) = self.factors();
-        let mut dense = vec![0.0; self.dim * self.dim];
-        product(1.0, u, v.transposed(), 0.0, &mut dense);
-        dense
-    }
-}
-
 /// What a training run works on: everything in one space.
 pub(super) struct Task<'a> {
     pub name: &'a str,
-    pub items: &'a Rows,
+    pub items: &'a Store,
+    /// What anchors are made of: the sum of each profile's saved vectors, or one vector for each query.
+    pub sums: &'a Store,
     pub examples: &'a Examples,
     pub validation: &'a Panel,
-    /// Unit profiles of the validation users.
+    /// Unit anchors of the validation users' lists, as `List::anchor` counts them.
     pub validation_queries: &'a Rows,
     pub params: &'a Params,
     /// Part of the whole run that this training is.
@@ -150,7 +48,7 @@ pub(super) struct Fitted {
 impl Task<'_> {
     /// Trains until the validation AUC stops rising.
     pub fn fit(&self, watch: &mut Watch<'_>) -> Result<Fitted, Error> {
-        let mut residual = Residual::new(self.items.dim, self.params.seed);
+        let mut residual = Residual::new(self.items.dim(), self.params.seed);
         let mut trainer = Trainer::new(self, &residual);
         let start = self.validate(&residual, watch)?;
         let (mut best, mut best_auc, mut best_epoch) = (residual.clone(), start.auc, 0);
@@ -182,7 +80,7 @@ impl Task<'_> {
         if !loss.is_finite() || !length.is_finite() {
             return Err(self.diverged("loss or weights are not finite; a smaller learning_rate may help".into()));
         }
-        let limit = MAX_NORM * (self.items.dim as f64).sqrt();
+        let limit = MAX_NORM * (self.items.dim() as f64).sqrt();
         if length > limit {
             return Err(self.diverged(format!(
                 "weights moved by {length:.1}, more than {limit:.1}; a smaller learning_rate or a larger lambda may help"
@@ -200,14 +98,15 @@ impl Task<'_> {
         watch.check()?;
         let mut queries = self.validation_queries.clone();
         residual.apply(&self.validation_queries.data, &mut queries.data);
+        queries.data.chunks_exact_mut(queries.dim).for_each(normalise);
         let (mut sum, mut count, mut first, mut second) = (0.0, 0.0, 0.0, 0.0);
-        for (index, member) in self.validation.members.iter().enumerate() {
+        for member in &self.validation.members {
             watch.check()?;
-            let query = queries.row_mut(index);
-            normalise(query);
+            let items = self.items.near(member.shown(), watch)?;
             let (mut weighted, mut shown) = (0.0, 0.0);
             for list in &member.lists {
-                let scores: Vec<f32> = list.items.iter().map(|&i| dot(query, self.items.row(i as usize))).collect();
+                let query = queries.row(list.anchor as usize);
+                let scores: Vec<f32> = wide(|| list.items.iter().map(|&i| dot(query, items.row(i))).collect());
                 for &score in &scores {
                     first += f64::from(score);
                     second += f64::from(score).powi(2);
@@ -224,135 +123,22 @@ impl Task<'_> {
     }
 }
 
+/// The sum of the saved vectors of each profile.
+pub(super) fn profile_sums(items: &Store, examples: &Examples, watch: &mut Watch<'_>) -> Result<Store, Error> {
+    let profiles: Vec<u32> = (0..examples.profiles.len() as u32).collect();
+    items.make(items.dim(), profiles.chunks(BLOCK), |block, out| {
+        for (&profile, sum) in block.iter().zip(out.chunks_exact_mut(items.dim())) {
+            let profile = &examples.profiles[profile as usize];
+            let near = items.near(profile.iter().copied(), watch)?;
+            wide(|| profile.iter().for_each(|&item| add_scaled(sum, 1.0, near.row(item))));
+        }
+        watch.check()
+    })
+}
+
 struct Validation {
     auc: f64,
     spread: f64,
-}
-
-/// Buffers of one batch and the optimiser: all memory that training needs beside the vectors.
-pub(super) struct Trainer {
-    /// Sum of the saved vectors of each profile.
-    sums: Rows,
-    order: Vec<u32>,
-    rng: rand_xoshiro::SplitMix64,
-    adam: Adam,
-    batch: usize,
-    anchors: Vec<f32>,
-    queries: Vec<f32>,
-    pulls: Vec<f32>,
-    scores: Vec<f32>,
-    weights: Vec<f32>,
-    gradient: Vec<f32>,
-}
-
-impl Trainer {
-    pub fn new(task: &Task<'_>, residual: &Residual) -> Self {
-        let (dim, examples) = (task.items.dim, task.examples);
-        let mut sums = Rows::zeros(examples.profiles.len(), dim);
-        for (index, profile) in examples.profiles.iter().enumerate() {
-            let sum = sums.row_mut(index);
-            profile.iter().for_each(|&item| add_scaled(sum, 1.0, task.items.row(item as usize)));
-        }
-        let batch = match examples.len() {
-            count if count < 2048 => (count / 8).max(16).min(task.params.batch_size),
-            _ => task.params.batch_size,
-        }
-        .min(examples.len());
-        Self {
-            sums,
-            order: (0..examples.len() as u32).collect(),
-            rng: rng::stream(task.params.seed, &format!("batches {}", task.name)),
-            adam: Adam::new(task.params.learning_rate, residual.parameters.len()),
-            batch,
-            anchors: vec![0.0; batch * dim],
-            queries: vec![0.0; batch * dim],
-            pulls: vec![0.0; batch * dim],
-            scores: vec![0.0; examples.width],
-            weights: vec![0.0; batch],
-            gradient: vec![0.0; residual.parameters.len()],
-        }
-    }
-
-    /// One pass over the examples in random order, without the last incomplete batch; returns the mean loss.
-    pub fn epoch(
-        &mut self,
-        task: &Task<'_>,
-        residual: &mut Residual,
-        epoch: usize,
-        last: Option<Epoch>,
-        watch: &mut Watch<'_>,
-    ) -> Result<f64, Error> {
-        let mut order = std::mem::take(&mut self.order);
-        order.shuffle(&mut self.rng);
-        let (batches, mut total) = (order.len() / self.batch, 0.0);
-        for (index, chosen) in order.chunks_exact(self.batch).enumerate() {
-            watch.check()?;
-            total += self.step(task, residual, chosen);
-            let step = ((epoch - 1) * batches + index + 1) as u64;
-            let steps = (task.params.epochs * batches) as u64;
-            let (from, to) = task.share;
-            watch.progress(Progress {
-                stage: task.name,
-                done: from + (to - from) * step as f64 / steps as f64,
-                step,
-                steps,
-                epoch,
-                loss: Some(total / (index + 1) as f64),
-                validation_auc: last.map(|epoch| epoch.validation_auc),
-            })?;
-        }
-        self.order = order;
-        Ok(total / batches as f64)
-    }
-
-    fn step(&mut self, task: &Task<'_>, residual: &mut Residual, chosen: &[u32]) -> f64 {
-        wide(|| self.anchor(task, chosen));
-        residual.apply(&self.anchors, &mut self.queries);
-        let Params { loss, tau, margin, lambda, .. } = *task.params;
-        let loss = wide(|| self.pull(task, Objective { loss, tau, margin }, chosen));
-        residual.gradient(&self.anchors, &self.pulls, lambda, &mut self.gradient);
-        self.adam.step(&mut residual.parameters, &self.gradient);
-        loss
-    }
-
-    /// The sum of the user's other saved items, as a unit vector.
-    #[inline(always)]
-    fn anchor(&mut self, task: &Task<'_>, chosen: &[u32]) {
-        let (dim, examples) = (task.items.dim, task.examples);
-        for (&index, (anchor, weight)) in chosen.iter().zip(self.anchors.chunks_exact_mut(dim).zip(&mut self.weights)) {
-            let (index, positive) = (index as usize, examples.example(index as usize)[0] as usize);
-            anchor.copy_from_slice(self.sums.row(examples.profile[index] as usize));
-            add_scaled(anchor, -1.0, task.items.row(positive));
-            match norm(anchor) < MIN_ANCHOR {
-                true => anchor.fill(0.0),
-                false => normalise(anchor),
-            }
-            *weight = examples.weights[index];
-        }
-    }
-
-    /// Mean loss of the batch and the pull of its scores' gradients on each query, example by example: the vectors are
-    /// still close when they are needed again.
-    #[inline(always)]
-    fn pull(&mut self, task: &Task<'_>, objective: Objective, chosen: &[u32]) -> f64 {
-        let (dim, examples) = (task.items.dim, task.examples);
-        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
-        let mut loss = 0.0;
-        let vectors = self.queries.chunks_exact(dim).zip(self.pulls.chunks_exact_mut(dim));
-        for ((&index, &weight), (query, pull)) in chosen.iter().zip(&self.weights).zip(vectors) {
-            let items = examples.example(index as usize);
-            for (&item, score) in items.iter().zip(&mut self.scores) {
-                *score = dot(query, task.items.row(item as usize));
-            }
-            loss += objective.one(&mut self.scores) * f64::from(weight);
-            let share = (f64::from(weight) / total) as f32;
-            pull.fill(0.0);
-            for (&item, gradient) in items.iter().zip(&self.scores) {
-                add_scaled(pull, gradient * share, task.items.row(item as usize));
-            }
-        }
-        loss / total
-    }
 }
 
 #[cfg(test)]
@@ -361,8 +147,12 @@ mod tests {
     use super::super::loss::Loss;
     use super::super::panel::Member;
     use super::super::progress::Unobserved;
+    use super::super::residual::{MAX_FULL, RANK};
+    use super::super::rng;
     use super::super::testdata::{synthetic, Signal};
+    use super::super::vectors::norm;
     use super::*;
+    use rand::RngExt;
 
     /// Synthetic users with examples, and the same users to validate on.
     fn with_task<T>(params: &Params, run: impl FnOnce(&Task<'_>, &mut Watch<'_>) -> T) -> T {
@@ -372,11 +162,13 @@ mod tests {
         let everybody: Vec<usize> = (0..data.users.len()).collect();
         let examples = Examples::build(&data.users, &everybody, &data.items, params, watch).unwrap();
         let members = data.users.iter().enumerate().filter_map(|(i, user)| Member::within_train(i, user, 3));
-        let validation = Panel::new(members.collect(), &data.items);
-        let identity = super::super::Adapter::identity(data.items.dim);
+        let validation = Panel::new(members.collect(), &data.users, &data.items, watch).unwrap();
+        let identity = super::super::Adapter::identity(data.items.dim());
+        let sums = profile_sums(&data.items, &examples, watch).unwrap();
         let task = Task {
             name: "trained raw",
             items: &data.items,
+            sums: &sums,
             examples: &examples,
             validation: &validation,
             validation_queries: &validation.queries(&identity, watch).unwrap(),
@@ -387,37 +179,35 @@ mod tests {
     }
 
     /// Loss with its penalty over a whole set of examples, in the state given.
-    fn full_loss(task: &Task<'_>, trainer: &mut Trainer, residual: &Residual) -> f64 {
-        let Params { loss, tau, margin, lambda, .. } = *task.params;
+    fn full_loss(task: &Task<'_>, trainer: &mut Trainer, residual: &Residual, watch: &mut Watch<'_>) -> f64 {
         let (mut sum, mut batches) = (0.0, 0.0);
         for chosen in (0..task.examples.len() as u32).collect::<Vec<_>>().chunks_exact(trainer.batch) {
-            trainer.anchor(task, chosen);
-            residual.apply(&trainer.anchors, &mut trainer.queries);
-            sum += trainer.pull(task, Objective { loss, tau, margin }, chosen);
+            let vectors = task.vectors(chosen, watch).unwrap();
+            sum += trainer.forward(task, residual, chosen, &vectors, watch).unwrap();
             batches += 1.0;
         }
-        sum / batches + f64::from(lambda) * norm(&residual.parameters).powi(2)
+        sum / batches + f64::from(task.params.lambda) * norm(&residual.parameters).powi(2)
     }
 
     #[test]
     fn gradients_of_both_forms_agree_with_central_differences() {
         for (loss, rank) in [(Loss::Softmax, 0), (Loss::Bpr, 0), (Loss::Softmax, 3), (Loss::Triplet, 3)] {
             let params = Params { loss, margin: 1.0, lambda: 0.1, ..Params::default() };
-            with_task(&params, |task, _| {
+            with_task(&params, |task, watch| {
                 let mut rng = rng::stream(1, "test");
                 let count = if rank == 0 { 16 * 16 } else { 2 * 16 * rank };
                 let parameters = (0..count).map(|_| rng.random::<f32>() * 0.2 - 0.1).collect();
                 let mut residual = Residual { dim: 16, rank, parameters };
                 let mut trainer = Trainer::new(task, &residual);
                 let chosen: Vec<u32> = (0..trainer.batch as u32).collect();
+                let vectors = task.vectors(&chosen, watch).unwrap();
                 let mut at = |residual: &Residual| {
-                    trainer.anchor(task, &chosen);
-                    residual.apply(&trainer.anchors, &mut trainer.queries);
-                    let objective = Objective { loss, tau: params.tau, margin: params.margin };
-                    let data = trainer.pull(task, objective, &chosen);
-                    residual.gradient(&trainer.anchors, &trainer.pulls, params.lambda, &mut trainer.gradient);
+                    let data = trainer.forward(task, residual, &chosen, &vectors, watch).unwrap();
+                    let mut gradient = vec![0.0; count];
+                    residual.gradient(&trainer.anchors, &trainer.pulls, &mut gradient, watch.crew).unwrap();
+                    add_scaled(&mut gradient, 2.0 * params.lambda, &residual.parameters);
                     let penalty = f64::from(params.lambda) * norm(&residual.parameters).powi(2);
-                    (data + penalty, trainer.gradient.clone())
+                    (data + penalty, gradient)
                 };
                 let (_, gradient) = at(&residual);
                 let size = norm(&gradient);
@@ -446,12 +236,12 @@ mod tests {
                 let mut residual = Residual::new(16, seed);
                 let mut trainer = Trainer::new(&task, &residual);
                 for learning_rate in [3e-3, 3e-4, 3e-5] {
-                    trainer.adam = Adam::new(learning_rate, residual.parameters.len());
+                    trainer.learn_at(learning_rate);
                     for epoch in 1..=200 {
                         trainer.epoch(&task, &mut residual, epoch, None, watch).unwrap();
                     }
                 }
-                full_loss(&task, &mut trainer, &residual)
+                full_loss(&task, &mut trainer, &residual, watch)
             })
         });
         assert!((reached[0] - reached[1]).abs() < 1e-4, "{reached:?}");

@@ -9,6 +9,7 @@ use super::evaluate::{average, measure_queries, Coverage, Measures};
 use super::panel::{Panel, Unit, MIN_GATE};
 use super::progress::Watch;
 use super::rng;
+use super::store::Store;
 use super::vectors::Rows;
 use super::Adapter;
 
@@ -76,7 +77,7 @@ pub(super) struct Side<'a> {
     pub panel: &'a Panel,
     /// The same users with only the items that training never saw.
     pub cold: &'a Panel,
-    pub items: &'a Rows,
+    pub items: &'a Store,
     pub coverage: &'a Coverage,
     pub adapter: &'a Adapter,
 }

@@ -5,14 +5,18 @@
 //! | hyperparameters, input in canonical order | `params`, `input` |
 //! | who fits, who selects, who judges | `panel` |
 //! | closed form: centring and shrunk whitening | `calibrate` |
-//! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `adam` |
+//! | contrastive stage: examples, losses, gradients | `examples`, `loss`, `fit`, `residual`, `step`, `adam` |
+//! | a direction of each user's own, where users are few | `heads` |
+//! | a matrix of its own for typed questions | `typed` |
 //! | choice among candidates, relevance scores | `candidates` |
 //! | measures and verdict | `evaluate`, `gate`; for other vectors `embeddings` |
 //! | what serves | `adapter`; weights of the second stage `rerank` |
 //! | the order of all this | `run` |
 //!
-//! Same input, seed and binary give the same bytes: one thread, fixed order of sums, one random stream per purpose.
-//! Peak memory: the vectors, their image in one space, five d x d matrices and one batch; no list of pairs.
+//! Same input, seed and binary give the same bytes: a fixed order of sums whoever computes them (`crew`), wherever the
+//! vectors lie (`store`), and one random stream per purpose.
+//! Peak memory: the vectors and their image in one space, or as much of both as the limit allows; a matrix for every
+//! candidate and five more; one batch; no list of pairs.
 
 mod adam;
 mod adapter;
@@ -20,35 +24,43 @@ mod adapter;
 mod bench;
 mod calibrate;
 mod candidates;
+mod crew;
 mod embeddings;
 mod error;
 mod evaluate;
 mod examples;
 mod fit;
 mod gate;
+mod heads;
 mod input;
 mod loss;
 mod panel;
 mod params;
 mod progress;
 mod rerank;
+mod residual;
 mod rng;
 mod run;
+mod step;
+mod store;
 #[cfg(test)]
 mod testdata;
 #[cfg(test)]
 mod tests;
+mod typed;
 pub(crate) mod vectors;
 
-pub use adapter::Adapter;
+pub use adapter::{lean, Adapter, Heads, Pair};
 pub use candidates::CandidateReport;
+pub use crew::Crew;
 pub use embeddings::{compare_embeddings, sample_users};
 pub use error::Error;
 pub use gate::{Evaluation, Verdict};
-pub use input::{Event, Input, Split};
+pub use input::{Event, Input, Named, Split};
 pub use params::Params;
 pub use progress::{Observer, Progress, Stop};
 pub use rerank::{nearest_saved, MAX_SAVED};
+pub use store::Spilling;
 
 use input::Data;
 use progress::Watch;

@@ -7,21 +7,27 @@ use super::error::Error;
 use super::input::{Action, User};
 use super::progress::Watch;
 use super::rng;
-use super::vectors::{add_scaled, mean, normalise, Rows};
+use super::store::Store;
+use super::vectors::{add_scaled, normalise, wide, Rows};
 
 /// Skipped items below which a user's negative direction is not used.
-const MIN_SKIPPED: usize = 5;
+pub(super) const MIN_SKIPPED: usize = 5;
 /// Share of the earlier actions that make the profile where no split was given.
 const EARLIER: f64 = 0.7;
 
 /// In the microseconds of an event's time.
 const DAY: i64 = 86_400_000_000;
 
+/// Rows that are near at one time, of one user's history.
+pub(super) const SOME: usize = 1024;
+
 /// What one user was shown on one surface, saved and skipped both.
 #[derive(Debug, Clone)]
 pub(super) struct List {
     pub items: Vec<u32>,
     pub saved: Vec<bool>,
+    /// Row of the panel's anchors that it is ranked by.
+    pub anchor: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -81,46 +87,71 @@ impl Member {
     pub fn ranked(&self) -> usize {
         self.lists.iter().map(|list| list.items.len()).sum()
     }
+
+    pub fn shown(&self) -> impl Iterator<Item = u32> + '_ {
+        self.lists.iter().flat_map(|list| list.items.iter().copied())
+    }
 }
 
 impl List {
     /// Sorted by item, so that equal scores are not decided by what was saved; `None` unless both kinds are there.
-    fn of_both_kinds(mut shown: Vec<(u32, bool)>) -> Option<Self> {
+    pub fn of_both_kinds(mut shown: Vec<(u32, bool)>) -> Option<Self> {
         shown.sort_unstable();
         let (items, saved): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
-        (saved.contains(&true) && saved.contains(&false)).then_some(Self { items, saved })
+        (saved.contains(&true) && saved.contains(&false)).then_some(Self { items, saved, anchor: 0 })
     }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Panel {
     pub members: Vec<Member>,
-    saved_means: Rows,
+    /// The user of each anchor.
+    pub names: Vec<String>,
+    /// What each anchor is made of: the mean of a user's saved vectors, or the vector of a query.
+    anchors: Rows,
     /// A row of zeros for those who skipped too little.
     skipped_means: Rows,
 }
 
 impl Panel {
-    pub fn new(members: Vec<Member>, items: &Rows) -> Self {
-        let (mut saved_means, mut skipped_means) =
-            (Rows::zeros(members.len(), items.dim), Rows::zeros(members.len(), items.dim));
-        for (index, member) in members.iter().enumerate() {
-            saved_means.row_mut(index).copy_from_slice(&mean(items, &member.saved));
+    /// Every member has one anchor, the profile.
+    pub fn new(mut members: Vec<Member>, users: &[User], items: &Store, watch: &mut Watch<'_>) -> Result<Self, Error> {
+        let dim = items.dim();
+        let (mut anchors, mut skipped_means) = (Rows::zeros(members.len(), dim), Rows::zeros(members.len(), dim));
+        for (index, member) in members.iter_mut().enumerate() {
+            anchors.row_mut(index).copy_from_slice(&mean(items, &member.saved, watch)?);
             if member.skipped.len() >= MIN_SKIPPED {
-                skipped_means.row_mut(index).copy_from_slice(&mean(items, &member.skipped));
+                skipped_means.row_mut(index).copy_from_slice(&mean(items, &member.skipped, watch)?);
             }
+            member.lists.iter_mut().for_each(|list| list.anchor = index as u32);
         }
-        Self { members, saved_means, skipped_means }
+        let names = members.iter().map(|member| users[member.user].name.clone()).collect();
+        Ok(Self { members, names, anchors, skipped_means })
     }
 
-    /// One query vector per member.
+    /// Lists whose anchors are known already: typed questions.
+    pub fn of_queries(members: Vec<Member>, anchors: Rows) -> Self {
+        let skipped_means = Rows::zeros(anchors.len(), anchors.dim);
+        Self { members, names: vec![String::new(); anchors.len()], anchors, skipped_means }
+    }
+
+    #[cfg(test)]
+    pub fn nobody(dim: usize) -> Self {
+        Self::of_queries(Vec::new(), Rows::zeros(0, dim))
+    }
+
+    pub fn anchors(&self) -> usize {
+        self.anchors.len()
+    }
+
+    /// One query vector per anchor.
     pub fn queries(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<Rows, Error> {
-        adapter.queries(&self.saved_means, &self.skipped_means, watch)
+        adapter.queries(&self.anchors, &self.skipped_means, &self.names, watch)
     }
 
     /// The plainest use of both kinds: the mean of the saved less the mean of the skipped.
     pub fn rocchio(&self) -> Rows {
-        let mut queries = self.saved_means.clone();
+        let mut queries = self.anchors.clone();
         for index in 0..queries.len() {
             let query = queries.row_mut(index);
             add_scaled(query, -1.0, self.skipped_means.row(index));
@@ -130,21 +161,36 @@ impl Panel {
     }
 
     /// The same users with only those ranked items that `keep` holds for.
-    pub fn filtered(&self, items: &Rows, keep: impl Fn(u32) -> bool) -> Self {
+    pub fn filtered(&self, keep: impl Fn(u32) -> bool) -> Self {
         let members = self.members.iter().filter_map(|member| {
             let kept = |list: &List| {
                 let shown = list.items.iter().copied().zip(list.saved.iter().copied());
-                List::of_both_kinds(shown.filter(|&(item, _)| keep(item)).collect())
+                let kept = List::of_both_kinds(shown.filter(|&(item, _)| keep(item)).collect())?;
+                Some(List { anchor: list.anchor, ..kept })
             };
             let lists: Vec<List> = member.lists.iter().filter_map(kept).collect();
             (!lists.is_empty()).then(|| Member { lists, ..member.clone() })
         });
-        Self::new(members.collect(), items)
+        Self { members: members.collect(), ..self.clone() }
     }
 
     pub fn ranked(&self) -> usize {
         self.members.iter().map(Member::ranked).sum()
     }
+}
+
+/// Of unit vectors, with sums in double precision.
+pub(super) fn mean(items: &Store, indices: &[u32], watch: &mut Watch<'_>) -> Result<Vec<f32>, Error> {
+    let mut sum = vec![0.0f64; items.dim()];
+    for some in indices.chunks(SOME) {
+        let near = items.near(some.iter().copied(), watch)?;
+        wide(|| {
+            for &index in some {
+                sum.iter_mut().zip(near.row(index)).for_each(|(s, &v)| *s += f64::from(v));
+            }
+        });
+    }
+    Ok(sum.iter().map(|s| (s / indices.len().max(1) as f64) as f32).collect())
 }
 
 /// Users by what they are for: nobody judges what was fitted or chosen on them.
@@ -214,7 +260,7 @@ impl Roles {
 }
 
 /// Moves the first users of the queue that are fit for it into a role.
-fn take(queue: &mut Vec<usize>, size: usize, role: impl Fn(usize) -> Option<Member>) -> Vec<Member> {
+pub(super) fn take(queue: &mut Vec<usize>, size: usize, role: impl Fn(usize) -> Option<Member>) -> Vec<Member> {
     let mut taken: Vec<Member> = Vec::new();
     queue.retain(|&index| {
         let member = if taken.len() < size { role(index) } else { None };
@@ -228,10 +274,11 @@ fn take(queue: &mut Vec<usize>, size: usize, role: impl Fn(usize) -> Option<Memb
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Unobserved;
     use super::*;
 
     fn action(item: u32, saved: bool, surface: u32) -> Action {
-        Action { item, saved, surface, at: i64::from(item), weight: 1.0 }
+        Action { item, saved, surface, at: i64::from(item), weight: 1.0, query: None }
     }
 
     fn user(train: u32, test: u32) -> User {
@@ -301,11 +348,14 @@ mod tests {
 
     #[test]
     fn who_skipped_too_little_has_no_negative_direction() {
-        let items = Rows { dim: 2, data: (0..60).map(|i| i as f32).collect() };
-        let members = [user(20, 6), user(8, 6)].iter().filter_map(|u| Member::newest(0, u, 3)).collect();
-        let panel = Panel::new(members, &items);
+        let mut observer = Unobserved;
+        let watch = &mut Watch::new(&mut observer, None);
+        let items = Store::Memory(Rows { dim: 2, data: (0..60).map(|i| i as f32).collect() });
+        let users = [user(20, 6), user(8, 6)];
+        let members = users.iter().filter_map(|u| Member::newest(0, u, 3)).collect();
+        let panel = Panel::new(members, &users, &items, watch).unwrap();
         assert!(panel.skipped_means.row(0)[0] > 0.0);
         assert_eq!(panel.skipped_means.row(1), [0.0, 0.0]);
-        assert_eq!(panel.filtered(&items, |item| item >= 20).members.len(), 1);
+        assert_eq!(panel.filtered(|item| item >= 20).members.len(), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::crew::Crew;
 use super::error::Error;
 
 /// The observer's wish to end the run.
@@ -25,6 +26,11 @@ pub struct Progress<'a> {
 pub trait Observer {
     fn check(&mut self) -> Result<(), Stop>;
     fn progress(&mut self, progress: Progress<'_>) -> Result<(), Stop>;
+
+    /// Who computes.
+    fn crew(&self) -> Crew {
+        Crew::alone()
+    }
 }
 
 /// For tests that only want the result.
@@ -46,12 +52,14 @@ impl Observer for Unobserved {
 pub(super) struct Watch<'a> {
     observer: &'a mut dyn Observer,
     limit: Option<(Instant, f64)>,
+    pub crew: Crew,
 }
 
 impl<'a> Watch<'a> {
     pub fn new(observer: &'a mut dyn Observer, max_seconds: Option<f64>) -> Self {
         let limit = max_seconds.map(|seconds| (Instant::now() + Duration::from_secs_f64(seconds), seconds));
-        Self { observer, limit }
+        let crew = observer.crew();
+        Self { observer, limit, crew }
     }
 
     pub fn check(&mut self) -> Result<(), Error> {

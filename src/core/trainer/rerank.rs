@@ -10,6 +10,7 @@ use super::evaluate::{auc, save_rates, scores};
 use super::input::User;
 use super::panel::{Panel, Unit, MIN_SELECTION};
 use super::progress::Watch;
+use super::store::Store;
 use super::vectors::{normalise, product, Matrix, Rows};
 
 /// Weights that are tried, in units of each part's spread within a list beside that of the cosine; the simplest first.
@@ -42,7 +43,7 @@ struct Parts {
 pub(super) fn fit(
     selection: (&Panel, Unit),
     judges: &Panel,
-    items: &Rows,
+    items: &Store,
     others: &[&User],
     adapter: &Adapter,
     watch: &mut Watch<'_>,
@@ -94,26 +95,27 @@ pub(super) fn fit(
 
 fn parts(
     panel: &Panel,
-    items: &Rows,
+    items: &Store,
     rates: &[f32],
     adapter: &Adapter,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<Vec<Parts>>, Error> {
     let queries = panel.queries(adapter, watch)?;
     let mut all = Vec::with_capacity(panel.members.len());
-    for (index, member) in panel.members.iter().enumerate() {
+    for member in &panel.members {
         watch.check()?;
         let last = &member.saved[member.saved.len().saturating_sub(MAX_SAVED)..];
-        let saved = items.gather(last.iter().copied());
-        let of_member = member.lists.iter().map(|list| {
-            let cosines = scores(items, queries.row(index), list);
-            let shown = items.gather(list.items.iter().copied());
-            let near = nearness(&shown.data, &saved.data, items.dim);
+        let saved = items.gather(last, watch)?;
+        let mut of_member = Vec::with_capacity(member.lists.len());
+        for list in &member.lists {
+            let cosines = scores(items, &queries, list, watch)?;
+            let shown = items.gather(&list.items, watch)?;
+            let near = nearness(&shown.data, &saved.data, items.dim());
             let popular = list.items.iter().map(|&item| rates[item as usize]);
             let entries = cosines.into_iter().zip(near).zip(popular).map(|((c, n), p)| [c, n, p]).collect();
-            Parts { saved: list.saved.clone(), entries }
-        });
-        all.push(of_member.collect());
+            of_member.push(Parts { saved: list.saved.clone(), entries });
+        }
+        all.push(of_member);
     }
     Ok(all)
 }
@@ -197,24 +199,33 @@ mod tests {
     }
 
     /// Items on a circle; users have two tastes far apart, so that the mean of what they saved points between them.
-    fn circle() -> Rows {
+    fn circle() -> Store {
         let angle = |i: usize| i as f32 / 120.0 * std::f32::consts::TAU;
-        Rows { dim: 2, data: (0..120).flat_map(|i| [angle(i).cos(), angle(i).sin()]).collect() }
+        Store::Memory(Rows { dim: 2, data: (0..120).flat_map(|i| [angle(i).cos(), angle(i).sin()]).collect() })
     }
 
-    fn panel(items: &Rows, likes: impl Fn(usize, u32) -> bool) -> Panel {
+    fn panel(items: &Store, likes: impl Fn(usize, u32) -> bool) -> Panel {
         let user = |n: usize| {
             let all: Vec<u32> = (0..120).filter(|i| (*i as usize + n).is_multiple_of(2)).collect();
-            let action = |item: &u32| Action { item: *item, saved: likes(n, *item), surface: 0, at: 0, weight: 1.0 };
+            let action = |item: &u32| Action {
+                item: *item,
+                saved: likes(n, *item),
+                surface: 0,
+                at: 0,
+                weight: 1.0,
+                query: None,
+            };
             let (earlier, later): (Vec<u32>, Vec<u32>) = all.iter().partition(|i| *i % 4 < 2);
             let part = |items: &[u32]| items.iter().map(action).collect();
             User { name: n.to_string(), train: part(&earlier), test: part(&later) }
         };
-        let members = (0..20).filter_map(|n| Member::newest(n, &user(n), 3)).collect();
-        Panel::new(members, items)
+        let users: Vec<User> = (0..20).map(user).collect();
+        let members = users.iter().enumerate().filter_map(|(n, user)| Member::newest(n, user, 3)).collect();
+        let mut observer = Unobserved;
+        Panel::new(members, &users, items, &mut Watch::new(&mut observer, None)).unwrap()
     }
 
-    fn fitted(selection: &Panel, judges: &Panel, items: &Rows, others: &[&User]) -> SecondStage {
+    fn fitted(selection: &Panel, judges: &Panel, items: &Store, others: &[&User]) -> SecondStage {
         let identity = Adapter::identity(2);
         let mut observer = Unobserved;
         let watch = &mut Watch::new(&mut observer, None);
@@ -240,7 +251,7 @@ mod tests {
     fn what_others_saved_counts_where_all_like_the_same() {
         let items = circle();
         let known = |_: usize, item: u32| item % 12 < 4;
-        let action = |item| Action { item, saved: known(0, item), surface: 0, at: 0, weight: 1.0 };
+        let action = |item| Action { item, saved: known(0, item), surface: 0, at: 0, weight: 1.0, query: None };
         let other = User { train: (0..120).map(action).collect(), ..User::default() };
         let chosen = fitted(&panel(&items, known), &panel(&items, known), &items, &[&other; 9]);
         assert!(chosen.popularity > 0.0 && chosen.auc > Some(0.95), "{chosen:?}");
@@ -258,7 +269,8 @@ mod tests {
         assert_eq!((dropped.knn3, dropped.popularity), (0.0, 0.0), "{dropped:?}");
         assert!(dropped.reason.contains("worse for others"), "{dropped:?}");
 
-        let few = Panel::new(panel(&items, two).members[..3].to_vec(), &items);
+        let mut few = panel(&items, two);
+        few.members.truncate(3);
         let none = fitted(&few, &few, &items, &[]);
         assert_eq!((none.knn3, none.auc), (0.0, None));
         assert!(none.reason.contains("3 users to choose weights on, 8 are needed"), "{none:?}");

@@ -2,20 +2,23 @@
 
 use std::rc::Rc;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Heads};
 use super::calibrate::{Folded, Moments, Space};
 use super::candidates::{self, name, Candidate, Choice, Selection, TrainingReport};
 use super::error::Error;
 use super::evaluate::{self, Coverage};
 use super::examples::{ExampleReport, Examples};
-use super::fit::Task;
+use super::fit::{profile_sums, Task};
 use super::gate::{self, Evaluation, Gate, Side, Verdict};
+use super::heads;
 use super::input::{Data, User};
-use super::panel::{Panel, Roles, Unit, MIN_SELECTION};
+use super::panel::{self, Panel, Roles, Unit, MIN_SELECTION};
 use super::params::Params;
 use super::progress::Watch;
 use super::rerank::{self, SecondStage};
-use super::vectors::{self, normalise, Rows};
+use super::store::Store;
+use super::typed::{self, TypedReport};
+use super::vectors::{normalise, Rows};
 use super::{Comparison, Outcome};
 
 /// Everything that the stages share.
@@ -27,6 +30,8 @@ pub(super) struct Run<'a> {
     selection: Panel,
     gate: Panel,
     unit: Unit,
+    /// From what the selection knows of its users, and from all that the gate's profiles hold; where users are few.
+    heads: [Heads; 2],
 }
 
 /// The candidates and how they came to be.
@@ -43,35 +48,46 @@ impl<'a> Run<'a> {
         let sample = data.sample.as_ref().unwrap_or(&data.items);
         let moments = Moments::of(sample, params.calibration_rows, params.seed, watch)?;
         let roles = Roles::assign(&data.users, params.seed, params.min_user_saved);
-        Ok(Self {
-            data,
-            params,
-            moments,
-            fit: roles.fit,
-            selection: Panel::new(roles.selection, &data.items),
-            gate: Panel::new(roles.gate, &data.items),
-            unit: roles.unit,
-        })
+        let panel = |members, watch: &mut Watch<'_>| Panel::new(members, &data.users, &data.items, watch);
+        let (selection, gate) = (panel(roles.selection, watch)?, panel(roles.gate, watch)?);
+        let heads = match roles.unit {
+            Unit::Users => Default::default(),
+            Unit::Days => {
+                [heads::of_panel(&selection, &data.items, watch)?, heads::of_panel(&gate, &data.items, watch)?]
+            }
+        };
+        Ok(Self { data, params, moments, fit: roles.fit, selection, gate, unit: roles.unit, heads })
     }
 
     /// Candidates, choice, verdict.
     pub fn finish(&self, live: Option<&Adapter>, watch: &mut Watch<'_>) -> Result<Outcome, Error> {
         let trained = self.candidates(watch)?;
+        let (pair, typed) = typed::train(self.data, self.params, (0.80, 0.85), watch)?;
         watch.stage("selecting", 0.85)?;
         let choice = self.choose(&trained.candidates, watch)?;
         let chosen = &trained.candidates[choice.chosen];
-        let mut adapter = chosen.adapter();
+        let mut adapter = chosen.adapter(&self.heads[1]);
+        adapter.typed = pair;
         if !adapter.is_finite() {
             return Err(Error::Diverged { candidate: chosen.name(), reason: "its weights are not finite".into() });
         }
         // who ranks in which order is not touched by it, so the judging users may serve where nobody else is
-        let panel = if self.selection.members.is_empty() { &self.gate } else { &self.selection };
+        let (panel, heads) = match self.selection.members.is_empty() {
+            true => (&self.gate, &self.heads[1]),
+            false => (&self.selection, &self.heads[0]),
+        };
         (adapter.score_scale, adapter.score_offset) =
-            candidates::calibrate_scores(&adapter, panel, &self.data.items, watch)?;
+            candidates::calibrate_scores(&chosen.adapter(heads), panel, &self.data.items, watch)?;
         watch.stage("evaluating", 0.93)?;
         let unchanged = "kept base: no candidate ranked clearly better than the plain mean of what each user saved";
         let base = Adapter::identity(self.moments.dim());
-        let against_base = self.compare(&base, &adapter, chosen.is_base().then_some(unchanged), watch)?;
+        let mut against_base = self.compare(&base, &adapter, chosen.is_base().then_some(unchanged), watch)?;
+        if let (true, Some(typed), Verdict::Refused) = (adapter.typed.is_some(), &typed, against_base.verdict) {
+            if chosen.is_base() {
+                let reason = format!("profiles stay as they are, typed questions do not: it {}", typed.reason);
+                against_base = Comparison { verdict: Verdict::Passed, reason, ..against_base };
+            }
+        }
         let unchanged = |live: &Adapter| {
             (live.digest() == adapter.digest()).then_some("kept what serves: the live model is the same")
         };
@@ -79,7 +95,7 @@ impl<'a> Run<'a> {
         let second_stage = self.second_stage(&adapter, watch)?;
         watch.stage("done", 1.0)?;
         let Comparison { evaluation, verdict, reason } = against_base;
-        let mut report = self.report(&trained, &choice, &evaluation, verdict, &reason);
+        let mut report = self.report(&trained, &choice, &typed, &evaluation, verdict, &reason);
         report["second_stage"] = serde_json::json!(second_stage);
         Ok(Outcome {
             report,
@@ -102,8 +118,8 @@ impl<'a> Run<'a> {
         if self.unit == Unit::Days {
             let (found, needed) = (self.data.users.len(), super::panel::MIN_USERS);
             return Some(format!(
-                "{found} users, {needed} are needed to train on some and judge on others: {} more; only the closed form was \
-                 tried, on days set aside",
+                "{found} users, {needed} are needed to train on some and judge on others: {} more; only the closed form and \
+                 a direction of each user's own were tried, on days set aside",
                 needed - found
             ));
         }
@@ -142,7 +158,8 @@ impl<'a> Run<'a> {
         let examples = Examples::build(&self.data.users, &self.fit, &self.data.items, self.params, watch)?;
         let note = self.training_refusal(&examples);
         let identity = Rc::new(Adapter::identity(self.moments.dim()));
-        let mut candidates = vec![Candidate { shrinkage: None, trained: false, gamma: 0.0, folded: identity }];
+        let mut candidates =
+            vec![Candidate { shrinkage: None, trained: false, gamma: 0.0, own: false, folded: identity }];
         let mut trainings = Vec::new();
         let shrinkages = self.shrinkages();
         for (index, &shrinkage) in shrinkages.iter().enumerate() {
@@ -154,7 +171,7 @@ impl<'a> Run<'a> {
             if note.is_some() {
                 continue;
             }
-            let part = |i: usize| 0.05 + 0.8 * i as f64 / shrinkages.len() as f64;
+            let part = |i: usize| 0.05 + 0.75 * i as f64 / shrinkages.len() as f64;
             let (folded, report) =
                 self.train_in(&space, shrinkage, &examples, (part(index), part(index + 1)), watch)?;
             if let Some(folded) = folded {
@@ -170,10 +187,13 @@ impl<'a> Run<'a> {
         let Folded { matrix, bias } = folded;
         let folded = Rc::new(Adapter { matrix, bias, ..Adapter::without_weights(self.moments.dim()) });
         for &gamma in &self.params.gammas {
-            let candidate = Candidate { shrinkage, trained, gamma, folded: folded.clone() };
+            let candidate = Candidate { shrinkage, trained, gamma, own: false, folded: folded.clone() };
             if !candidate.is_base() {
                 candidates.push(candidate);
             }
+        }
+        if !self.heads[0].is_empty() {
+            candidates.push(Candidate { shrinkage, trained, gamma: 0.0, own: true, folded });
         }
     }
 
@@ -189,10 +209,11 @@ impl<'a> Run<'a> {
         let name = name(shrinkage, true, 0.0);
         let moved = space.transform(&self.data.items, watch)?;
         let items = moved.as_ref().unwrap_or(&self.data.items);
-        let validation_queries = self.profiles(items);
+        let validation_queries = self.profiles(items, watch)?;
         let fitted = Task {
             name: &name,
             items,
+            sums: &profile_sums(items, examples, watch)?,
             examples,
             validation: &self.selection,
             validation_queries: &validation_queries,
@@ -206,13 +227,13 @@ impl<'a> Run<'a> {
     }
 
     /// Unit profiles of the selection users in a space.
-    fn profiles(&self, items: &Rows) -> Rows {
-        let mut rows = Rows::zeros(self.selection.members.len(), items.dim);
+    fn profiles(&self, items: &Store, watch: &mut Watch<'_>) -> Result<Rows, Error> {
+        let mut rows = Rows::zeros(self.selection.members.len(), items.dim());
         for (index, member) in self.selection.members.iter().enumerate() {
-            rows.row_mut(index).copy_from_slice(&vectors::mean(items, &member.saved));
+            rows.row_mut(index).copy_from_slice(&panel::mean(items, &member.saved, watch)?);
             normalise(rows.row_mut(index));
         }
-        rows
+        Ok(rows)
     }
 
     fn second_stage(&self, adapter: &Adapter, watch: &mut Watch<'_>) -> Result<SecondStage, Error> {
@@ -224,11 +245,13 @@ impl<'a> Run<'a> {
         if !self.can_select() {
             return Ok(candidates::by_default(candidates, self.default_shrinkage()));
         }
-        let coverage = |panel| Coverage::new(panel, &self.data.items, self.params.seed);
+        let mut coverage = |panel| Coverage::new(panel, &self.data.items, self.params.seed, watch);
+        let covered = [coverage(&self.selection)?, coverage(&self.gate)?];
         Selection {
             panel: &self.selection,
             items: &self.data.items,
-            covered: [(&self.selection, &coverage(&self.selection)), (&self.gate, &coverage(&self.gate))],
+            heads: &self.heads[0],
+            covered: [(&self.selection, &covered[0]), (&self.gate, &covered[1])],
             default_shrinkage: self.default_shrinkage(),
         }
         .choose(candidates, watch)
@@ -250,8 +273,8 @@ impl<'a> Run<'a> {
         let (items, seed) = (&self.data.items, self.params.seed);
         let mut seen = vec![false; items.len()];
         self.known_users().flat_map(|user| &user.train).for_each(|action| seen[action.item as usize] = true);
-        let cold = self.gate.filtered(items, |item| !seen[item as usize]);
-        let coverage = Coverage::new(&self.gate, items, seed);
+        let cold = self.gate.filtered(|item| !seen[item as usize]);
+        let coverage = Coverage::new(&self.gate, items, seed, watch)?;
         let side = |adapter| Side { panel: &self.gate, cold: &cold, items, coverage: &coverage, adapter };
         let gate = Gate { draws: self.params.bootstrap_draws, seed };
         let mut evaluation = gate.evaluate(&side(base), &side(model), watch)?;
@@ -265,12 +288,12 @@ impl<'a> Run<'a> {
     /// What needs no model: the nearest saved items, saved less skipped, and what others saved.
     fn measure_baselines(&self, evaluation: &mut Evaluation, watch: &mut Watch<'_>) -> Result<(), Error> {
         let items = &self.data.items;
-        let nearest = evaluate::measure(&self.gate, watch, |member, list| {
-            evaluate::nearest_three(items, &self.gate.members[member].saved, list)
+        let nearest = evaluate::measure(&self.gate, watch, |member, list, watch| {
+            evaluate::nearest_three(items, &self.gate.members[member].saved, list, watch)
         })?;
         let rates = evaluate::save_rates(items.len(), self.known_users());
-        let popular = evaluate::measure(&self.gate, watch, |_, list| {
-            list.items.iter().map(|&item| rates[item as usize]).collect()
+        let popular = evaluate::measure(&self.gate, watch, |_, list, _| {
+            Ok(list.items.iter().map(|&item| rates[item as usize]).collect())
         })?;
         let rocchio = evaluate::measure_queries(&self.gate, items, &self.gate.rocchio(), watch)?;
         evaluation.rocchio_auc = Some(evaluate::average(&rocchio, |m| m.auc));
@@ -283,6 +306,7 @@ impl<'a> Run<'a> {
         &self,
         trained: &Trained,
         choice: &Choice,
+        typed: &Option<TypedReport>,
         evaluation: &Evaluation,
         verdict: Verdict,
         reason: &str,
@@ -308,6 +332,7 @@ impl<'a> Run<'a> {
             "candidates": choice.reports,
             "chosen": choice.reports[choice.chosen].name,
             "trainings": trained.trainings,
+            "typed_questions": typed,
             "note": trained.note,
             "warning": warning,
             "evaluation": evaluation,

@@ -51,7 +51,26 @@ pub fn synthetic(users: usize, signal: Signal, seed: i64) -> Input {
                 Signal::None => rng.random(),
             };
             let split = if at < shown * 3 / 4 { Split::Train } else { Split::Test };
-            input.events.push(Event { user, item, saved, split, surface: 1, at: at as i64, weight: 1.0 });
+            input.events.push(Event { user, item, saved, split, surface: 1, at: at as i64, weight: 1.0, query: None });
+        }
+    }
+    input
+}
+
+/// Users who type five questions each, and save of what they are shown for one what goes with its quiet dimensions.
+pub fn asking(users: usize, signal: Signal, seed: i64) -> Input {
+    let mut input = synthetic(users, Signal::None, seed);
+    let mut rng = rng::stream(seed, "asking");
+    let questions = users * 5;
+    input.queries.numbers = (0..questions * DIM).map(|_| gaussian(&mut rng) as f32).collect();
+    input.queries.keys = (0..questions).map(|i| format!("question {i:05}")).collect();
+    for (index, event) in input.events.iter_mut().enumerate() {
+        let query = index / 8;
+        event.query = Some(query as u32);
+        if matches!(signal, Signal::Planted) {
+            let quiet = |vectors: &[f32], row: usize| [vectors[(row + 1) * DIM - 2], vectors[(row + 1) * DIM - 1]];
+            let (item, asked) = (quiet(&input.items, event.item as usize), quiet(&input.queries.numbers, query));
+            event.saved = (item[0] - 0.3) * asked[0] + (item[1] - 0.3) * asked[1] > 0.0;
         }
     }
     input
@@ -99,6 +118,7 @@ impl Real {
                 split: if fields[4] == "train" { Split::Train } else { Split::Test },
                 surface: 0,
                 weight: 1.0,
+                query: None,
             });
         }
         all.user_names = vec![String::new(); users.len()];
@@ -128,7 +148,7 @@ impl Real {
         let two = |m: &Member, saved| m.lists[0].saved.iter().filter(|&&s| s == saved).count() >= 2;
         let enough = |m: &Member| two(m, true) && two(m, false);
         let members = data.users.iter().enumerate().filter_map(|(i, user)| Member::newest(i, user, 3)).filter(enough);
-        let panel = Panel::new(members.collect(), &data.items);
+        let panel = Panel::new(members.collect(), &data.users, &data.items, watch).expect("panel");
         let queries = panel.queries(adapter, watch).expect("queries");
         let measures = measure_queries(&panel, &data.items, &queries, watch).expect("measures");
         Truth {

@@ -4,10 +4,11 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::calibrate::{Moments, Space};
-use super::fit::Residual;
 use super::loss::{Loss, Objective};
 use super::progress::Unobserved;
-use super::testdata::{synthetic, Real, Signal, Truth, DIM};
+use super::residual::{transposed, Residual};
+use super::store::Store;
+use super::testdata::{asking, synthetic, Real, Signal, Truth, DIM};
 use super::vectors::{add_scaled, dot, Rows};
 use super::*;
 
@@ -99,7 +100,7 @@ fn losses_and_gradients_have_their_golden_values() {
     let candidates: Vec<usize> = field("candidates").iter().map(|&i| i as usize).collect();
     let width = candidates.len() / weights.len();
     let mut residual = Residual::new(dim, 0);
-    residual.parameters = field("D");
+    residual.parameters = transposed(&field("D"), dim);
     let penalty = lambda * (vectors::norm(&residual.parameters).powi(2) + vectors::norm(&bias).powi(2));
     for (name, loss) in [("softmax", Loss::Softmax), ("bpr", Loss::Bpr), ("triplet", Loss::Triplet)] {
         let mut queries = anchors.clone();
@@ -117,15 +118,16 @@ fn losses_and_gradients_have_their_golden_values() {
             add_scaled(&mut pulls[i / width * dim..][..dim], gradient, items.row(item));
         }
         let mut gradient = vec![0.0; dim * dim];
-        residual.gradient(&anchors, &pulls, lambda as f32, &mut gradient);
-        assert_close(&gradient, &numbers(&want["grad_D"]), name);
+        residual.gradient(&anchors, &pulls, &mut gradient, Crew::alone()).unwrap();
+        add_scaled(&mut gradient, 2.0 * lambda as f32, &residual.parameters);
+        assert_close(&transposed(&gradient, dim), &numbers(&want["grad_D"]), name);
     }
 }
 
 #[test]
 fn the_closed_form_has_its_golden_values() {
     let golden = &golden();
-    let items = Rows { dim: 6, data: numbers(&golden["items"]) };
+    let items = Store::Memory(Rows { dim: 6, data: numbers(&golden["items"]) });
     let mut observer = Unobserved;
     let watch = &mut Watch::new(&mut observer, None);
     let moments = Moments::of(&items, 100, 1, watch).unwrap();
@@ -179,6 +181,74 @@ fn same_input_and_seed_give_the_same_bytes_in_any_order() {
     }
     let other = run(input, &Params { seed: 43, ..Params::default() });
     assert_ne!(first.report["evaluation"], other.report["evaluation"]);
+}
+
+/// The input with its vectors in a file, of which `limit` bytes may be in memory.
+fn spilled(mut input: Input, limit: usize) -> Input {
+    let to_file = |numbers: &mut Vec<f32>| {
+        let mut out = Spilling::begin(&std::env::temp_dir(), limit).unwrap();
+        out.push(&std::mem::take(numbers)).unwrap();
+        Some(out.done().unwrap())
+    };
+    input.spilled = to_file(&mut input.items);
+    input.queries.spilled = to_file(&mut input.queries.numbers);
+    input
+}
+
+/// Computes with several threads.
+struct Together(usize);
+
+impl Observer for Together {
+    fn check(&mut self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _: Progress<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn crew(&self) -> Crew {
+        Crew::together(self.0)
+    }
+}
+
+#[test]
+fn neither_the_memory_nor_the_threads_are_part_of_the_result() {
+    for input in [asking(90, Signal::Planted, 3), synthetic(10, Signal::Planted, 3)] {
+        let first = run(input.clone(), &Params::default());
+        for limit in [1, 1 << 14] {
+            let again = run(spilled(input.clone(), limit), &Params::default());
+            assert_eq!((&first.adapter, &first.report), (&again.adapter, &again.report));
+        }
+        for threads in [2, 3, 7] {
+            let again = train(input.clone(), None, &Params::default(), &mut Together(threads)).unwrap();
+            assert_eq!((&first.adapter, &first.report), (&again.adapter, &again.report));
+        }
+    }
+    let Some(real) = Real::load("polis") else { return };
+    let (input, params) = (real.past(1), Params { epochs: 2, shrinkages: vec![0.7], ..Params::default() });
+    let first = run(input.clone(), &params);
+    let small = train(spilled(input, 1 << 20), None, &params, &mut Together(2)).unwrap();
+    assert_eq!(first.adapter.digest(), small.adapter.digest());
+}
+
+#[test]
+fn typed_questions_get_a_matrix_of_their_own_where_it_is_better() {
+    let planted = run(asking(500, Signal::Planted, 5), &Params::default());
+    let report = &planted.report["typed_questions"];
+    let typed = planted.adapter.typed.as_ref().unwrap_or_else(|| panic!("{report}"));
+    assert!(typed.matrix.len() == DIM * DIM && report["verdict"] == "passed", "{report}");
+    assert_eq!((planted.verdict, planted.adapter.is_identity()), (Verdict::Passed, true), "{}", planted.reason);
+    assert!(planted.reason.contains("typed questions"), "{}", planted.reason);
+    let passed = (0..10).filter(|&seed| {
+        let params = Params { seed, ..Params::default() };
+        run(asking(200, Signal::None, seed), &params).adapter.typed.is_some()
+    });
+    assert!(passed.count() <= 1);
+    let few = run(asking(30, Signal::Planted, 5), &Params::default());
+    let reason = few.report["typed_questions"]["reason"].as_str().unwrap();
+    assert!(few.adapter.typed.is_none() && reason.contains("are needed"), "{reason}");
+    assert_eq!(run(synthetic(60, Signal::Planted, 5), &Params::default()).report["typed_questions"], Value::Null);
 }
 
 #[test]
@@ -282,6 +352,15 @@ fn a_single_user_is_judged_by_days() {
     assert_eq!(passed.verdict, Verdict::Passed, "{}", passed.reason);
     assert!(passed.reason.starts_with("ranks better for 30 days"), "{}", passed.reason);
     assert!(passed.candidates.iter().all(|c| !c.trained) && passed.chosen != "identity");
+    let own = passed.candidates.iter().filter(|c| c.own);
+    let best =
+        |own: bool| passed.candidates.iter().filter(|c| c.own == own).map(|c| c.auc.unwrap()).fold(0.0, f64::max);
+    assert!(own.count() == 4 && best(true) > best(false), "{:?}", passed.candidates);
+    assert!(
+        passed.chosen.ends_with("with heads") && passed.adapter.heads.contains_key("user 00000"),
+        "{}",
+        passed.chosen
+    );
     let noise = run(diary(Signal::None), &Params::default());
     assert_eq!(noise.verdict, Verdict::Refused, "{}", noise.reason);
     assert!(noise.reason.starts_with("kept "), "{}", noise.reason);

@@ -5,6 +5,8 @@ use super::progress::Watch;
 
 /// Rows per block: small enough to look at interrupts in between, large enough for a fast product.
 pub(super) const BLOCK: usize = 256;
+/// Threads share a product's rows in multiples of this: whole tiles of its kernel.
+pub(super) const TILE: usize = 16;
 
 /// Vectors of one length, one after the other.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,10 +61,23 @@ impl<'a> Matrix<'a> {
     }
 
     /// `count` rows from `first` on.
-    fn some_rows(self, first: usize, count: usize) -> Self {
+    pub fn some_rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows);
         let data = &self.data[first * self.strides.0 as usize..];
         Self { data, rows: count, ..self }
+    }
+
+    /// `count` columns from `first` on.
+    pub fn some_columns(self, first: usize, count: usize) -> Self {
+        self.transposed().some_rows(first, count).transposed()
+    }
+
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(self) -> usize {
+        self.columns
     }
 
     pub fn transposed(self) -> Self {
@@ -73,9 +88,21 @@ impl<'a> Matrix<'a> {
 
 /// out = alpha a b + beta out, `out` being row-major.
 pub(crate) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: &mut [f32]) {
-    assert_eq!(a.columns, b.rows);
     assert_eq!(out.len(), a.rows * b.columns);
-    // SAFETY: the lengths of all three slices were checked against the shapes, and `out` overlaps none of them.
+    product_within(alpha, a, b, beta, (out, b.columns));
+}
+
+/// The same into the first columns of a wider matrix, whose rows are `stride` apart.
+pub(crate) fn product_within(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, (out, stride): (&mut [f32], usize)) {
+    assert_eq!(a.columns, b.rows);
+    if a.rows == 0 || b.columns == 0 {
+        return;
+    }
+    let last =
+        |m: Matrix<'_>| (m.rows.max(1) - 1) * m.strides.0 as usize + (m.columns.max(1) - 1) * m.strides.1 as usize;
+    assert!(a.data.len() > last(a) && b.data.len() > last(b));
+    assert!(stride >= b.columns && out.len() > (a.rows.max(1) - 1) * stride + b.columns.max(1) - 1);
+    // SAFETY: the last number that each operand is read or written at lies inside its slice, and `out` overlaps none.
     unsafe {
         matrixmultiply::sgemm(
             a.rows,
@@ -90,7 +117,7 @@ pub(crate) fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, out: 
             b.strides.1,
             beta,
             out.as_mut_ptr(),
-            b.columns as isize,
+            stride as isize,
             1,
         );
     }
@@ -143,6 +170,14 @@ pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
         fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
+        #[target_feature(enable = "avx512f")]
+        fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor was just asked.
+            return unsafe { with_avx512(work) };
+        }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor was just asked.
             return unsafe { with_avx2(work) };
@@ -158,9 +193,15 @@ pub(super) fn product_in_blocks(
     out: &mut [f32],
     watch: &mut Watch<'_>,
 ) -> Result<(), Error> {
-    for (index, block) in out.chunks_mut(BLOCK * b.columns).enumerate() {
+    let (crew, columns) = (watch.crew, b.columns);
+    for (index, block) in out.chunks_mut(BLOCK * columns).enumerate() {
         watch.check()?;
-        product(1.0, a.some_rows(index * BLOCK, block.len() / b.columns), b, 0.0, block);
+        let share = crew.share(block.len() / columns, TILE);
+        let parts = block.chunks_mut(share * columns).enumerate().collect();
+        crew.each(parts, |(part, out)| {
+            let rows = a.some_rows(index * BLOCK + part * share, out.len() / columns);
+            product(1.0, rows, b, 0.0, out);
+        })?;
     }
     Ok(())
 }
@@ -211,16 +252,6 @@ pub(super) fn normalise(vector: &mut [f32]) {
     for v in vector {
         *v = (f64::from(*v) * factor) as f32;
     }
-}
-
-pub(super) fn mean(rows: &Rows, indices: &[u32]) -> Vec<f32> {
-    let mut sum = vec![0.0f64; rows.dim];
-    for &index in indices {
-        for (s, &v) in sum.iter_mut().zip(rows.row(index as usize)) {
-            *s += f64::from(v);
-        }
-    }
-    sum.iter().map(|s| (s / indices.len().max(1) as f64) as f32).collect()
 }
 
 #[cfg(test)]
