@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# what capture adds to the application's writes, beside a hand-written trigger that writes the same rows
-# Usage: capture.sh URL (of an empty database). ROUNDS rounds, the three tables in turn; the round that took least counts.
+# what capture adds to the application's writes, beside hand-written triggers that write the same rows
+# Usage: capture.sh URL (of an empty database). ROUNDS rounds, the four tables in turn; the round that took least counts.
+# hand: a PL/pgSQL row trigger into our tables, whose profiles follow; bare: the same trigger into copies of them that have no profiles.
 set -euo pipefail
 url=$1
 bin=${PGFT_BIN:-$(dirname "${PG_CONFIG:-$(command -v pg_config)}")}
@@ -18,7 +19,10 @@ INSERT INTO chunk SELECT i, (SELECT string_agg(md5(i::text || j), ' ') FROM gene
 CREATE TABLE plain (id bigint PRIMARY KEY, user_id text NOT NULL, chunk_id bigint NOT NULL REFERENCES chunk,
                     user_action text, actioned_at timestamptz, surface text NOT NULL DEFAULT 'feed', note text);
 CREATE TABLE hand (LIKE plain INCLUDING ALL);
+CREATE TABLE bare (LIKE plain INCLUDING ALL);
 CREATE TABLE ours (LIKE plain INCLUDING ALL);
+CREATE TABLE bare_point (LIKE training_data_point INCLUDING ALL) WITH (fillfactor = 50);
+CREATE TABLE bare_log (LIKE model_performance_log INCLUDING ALL) WITH (fillfactor = 50);
 CREATE VIEW ours_for_training AS
 SELECT s.id AS signal_id, s.user_id, s.chunk_id, c.content AS chunk_content, c.embedding, s.user_action, s.actioned_at, s.surface
 FROM ours s JOIN chunk c ON c.id = s.chunk_id;
@@ -34,10 +38,16 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER hand AFTER UPDATE OF user_action ON hand FOR EACH ROW EXECUTE FUNCTION hand();
+DO $$ BEGIN
+    EXECUTE replace(replace(replace(pg_get_functiondef('hand()'::regprocedure), 'public.hand()', 'public.bare()'),
+                            'model_performance_log', 'bare_log'), 'training_data_point', 'bare_point');
+END $$;
+CREATE TRIGGER hand AFTER UPDATE OF user_action ON bare FOR EACH ROW EXECUTE FUNCTION bare();
 SELECT capture_signals('ours', via => 'ours_for_training');
 -- Impressions, not timed: 70,000 per table.
 INSERT INTO plain SELECT i, 'user-' || i % 2000, 1 + i % 1000 FROM generate_series(1, 70000) i;
 INSERT INTO hand SELECT * FROM plain;
+INSERT INTO bare SELECT * FROM plain;
 INSERT INTO ours SELECT * FROM plain;
 CREATE TABLE result (what text, tab text, us double precision);
 -- Nanoseconds that this server process has been on a processor: other work on the machine does not count.
@@ -65,22 +75,23 @@ bulk() { sql -c "CALL measure('$1', '$2', 10000, \$\$$3\$\$)"; }
 
 for ((round = 0; round < rounds; round++)); do
     from=$((round * 10000 + 1)) to=$(((round + 1) * 10000))
-    for tab in plain hand ours; do
+    for tab in plain hand bare ours; do
         sql -c CHECKPOINT
         one 'action, 1 row' $tab "UPDATE $tab SET user_action = 'saved', actioned_at = now() WHERE id = :id;"
         one 'note, 1 row' $tab "UPDATE $tab SET note = 'seen' WHERE id = :id;"
         bulk 'first action, 10,000 rows' $tab "UPDATE $tab SET user_action = 'saved', actioned_at = now() WHERE id BETWEEN $from AND $to"
         bulk 'other action, 10,000 rows' $tab "UPDATE $tab SET user_action = 'skipped', actioned_at = now() WHERE id BETWEEN $from AND $to"
         bulk 'note, 10,000 rows' $tab "UPDATE $tab SET note = 'seen' WHERE id BETWEEN $from AND $to"
-        sql -c "VACUUM $tab" -c 'VACUUM training_data_point, model_performance_log'
+        sql -c "VACUUM $tab" -c 'VACUUM training_data_point, model_performance_log, user_profile, bare_point, bare_log'
     done
 done
 "$bin/psql" --quiet --no-psqlrc "$url" <<'SQL'
-\echo Microseconds of processor time in the server per row, least of all rounds. ratio_added = (ours - plain) / (hand - plain); ratio_total = ours / plain
+\echo Microseconds of processor time in the server per row, least of all rounds. added_to_X = (captured - plain) / (X - plain); ratio_total = captured / plain
 WITH best AS (SELECT what, tab, min(us) AS us FROM result GROUP BY what, tab)
-SELECT p.what, round(p.us::numeric, 2) AS plain, round(h.us::numeric, 2) AS hand_written, round(o.us::numeric, 2) AS captured,
-       CASE WHEN p.what LIKE '%action%' THEN round(((o.us - p.us) / (h.us - p.us))::numeric, 2) END AS ratio_added,
+SELECT p.what, round(p.us::numeric, 2) AS plain, round(h.us::numeric, 2) AS hand, round(b.us::numeric, 2) AS bare, round(o.us::numeric, 2) AS captured,
+       CASE WHEN p.what LIKE '%action%' THEN round(((o.us - p.us) / (h.us - p.us))::numeric, 2) END AS added_to_hand,
+       CASE WHEN p.what LIKE '%action%' THEN round(((o.us - p.us) / (b.us - p.us))::numeric, 2) END AS added_to_bare,
        round((o.us / p.us)::numeric, 3) AS ratio_total
-FROM best p JOIN best h USING (what) JOIN best o USING (what)
-WHERE p.tab = 'plain' AND h.tab = 'hand' AND o.tab = 'ours' ORDER BY 1;
+FROM best p JOIN best h USING (what) JOIN best b USING (what) JOIN best o USING (what)
+WHERE p.tab = 'plain' AND h.tab = 'hand' AND b.tab = 'bare' AND o.tab = 'ours' ORDER BY 1;
 SQL

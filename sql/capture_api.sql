@@ -136,6 +136,11 @@ BEGIN
         RAISE NOTICE USING MESSAGE = format('"%s" has no column "surface"', via),
             DETAIL = 'if signals come from several screens or lists, the dataset report will warn';
     END IF;
+    IF row_security_active(relation) THEN
+        RAISE NOTICE USING MESSAGE = format('row security of %s applies to role "%s"', relation, current_user),
+            DETAIL = 'what its policies hide from that role at the moment of a write is not captured',
+            HINT = 'attach as a role that they do not bind: the owner without FORCE ROW LEVEL SECURITY, or one with BYPASSRLS';
+    END IF;
     IF types[1] <> types[2] THEN
         RAISE NOTICE USING MESSAGE = format('signal_id of "%s" and key of "%s" are of different types', via, relation),
             DETAIL = 'each capture then reads the whole view instead of an index',
@@ -281,7 +286,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_functions(capture_source) IS 'The function generated for a source, wherever its schema is by now';
 REVOKE ALL ON FUNCTION _capture_functions(capture_source) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_functions(capture_source) TO finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_functions(capture_source) TO finetune_admin, finetune_analyst;
 
 CREATE FUNCTION _require_attacher(src capture_source) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -430,10 +435,22 @@ BEGIN
     FROM @extschema@._capture_members(src.relation) m JOIN pg_class c ON c.oid = m
     CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE t.tgname IN ('pg_finetune_insert', 'pg_finetune_update', 'pg_finetune_delete')) AS of_rows,
                                count(*) FILTER (WHERE t.tgname = 'pg_finetune_statement') AS of_statements
-                        FROM pg_trigger t WHERE t.tgrelid = m AND t.tgenabled <> 'D') has
+                        FROM pg_trigger t WHERE t.tgrelid = m AND t.tgenabled = CASE WHEN src.on_replica THEN 'A' ELSE 'O' END) has
     WHERE has.of_rows < 3 OR has.of_statements < 1 AND NOT c.relispartition;
     IF lost IS NOT NULL THEN
         RETURN 'trigger missing or disabled: ' || lost;
+    END IF;
+    SELECT CASE WHEN f.owner IS NULL THEN 'function dropped: ' || @extschema@._capture_trigger_name(src.name)
+                WHEN NOT has_function_privilege(f.owner, '@extschema@._capture(text, text, text[])', 'EXECUTE')
+                    THEN format('role lacks finetune_admin: %I', pg_get_userbyid(f.owner))
+                WHEN f.stranger IS NOT NULL THEN format('owner is not %I: %s', pg_get_userbyid(f.owner), f.stranger) END
+    INTO lost
+    FROM (VALUES (1)) one LEFT JOIN LATERAL (
+        SELECT p.owner, (SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c
+                         WHERE c.oid IN (src.relation, src.via) AND NOT pg_has_role(c.relowner, p.owner, 'MEMBER')) AS stranger
+        FROM @extschema@._capture_functions(src) p LIMIT 1) f ON true;
+    IF lost IS NOT NULL THEN
+        RETURN lost;
     END IF;
     RETURN CASE WHEN EXISTS (SELECT FROM @extschema@.capture_failure f WHERE f.source = src.name AND f.healed_at IS NULL)
                 THEN 'capturing, with open failures' ELSE 'capturing' END;
@@ -454,6 +471,9 @@ SELECT s.name AS source, s.relation, s.via, s.key_column, s.on_error, s.attached
        (SELECT coalesce(pg_catalog.sum(pg_catalog.cardinality(f.signal_ids)), 0) FROM @extschema@.capture_failure f
         WHERE f.source OPERATOR(pg_catalog.=) s.name AND f.healed_at IS NULL
           AND pg_catalog.starts_with(f.error_message, 'chunk_content is longer'))::pg_catalog.int8 AS oversized,
+       (SELECT pg_catalog.jsonb_object_agg(r.error_message, r.signals)
+        FROM (SELECT f.error_message, pg_catalog.sum(pg_catalog.cardinality(f.signal_ids)) AS signals FROM @extschema@.capture_failure f
+              WHERE f.source OPERATOR(pg_catalog.=) s.name AND f.healed_at IS NULL GROUP BY f.error_message) r) AS reasons,
        last.failed_at AS last_failed_at, last.error_code AS last_error_code, last.error_message AS last_error
 FROM @extschema@.capture_source s
 LEFT JOIN LATERAL (SELECT f.failed_at, f.error_code, f.error_message FROM @extschema@.capture_failure f
@@ -462,6 +482,7 @@ COMMENT ON VIEW capture_status IS 'Each captured table: does capture work, how m
 COMMENT ON COLUMN capture_status.state IS 'capturing, capturing with open failures, or what is broken: a column, a trigger, the view, the table';
 COMMENT ON COLUMN capture_status.captured IS 'data points of this source';
 COMMENT ON COLUMN capture_status.signals_behind IS 'the lag: signals in open failures, which a backfill would bring; captures happen in the writer''s statement, so nothing else waits';
+COMMENT ON COLUMN capture_status.reasons IS 'why: each reason of an open failure with its number of signals; NULL = none';
 COMMENT ON COLUMN capture_status.oversized IS 'how many of those are too long (pg_finetune.max_chunk_bytes)';
 COMMENT ON COLUMN capture_status.open_failures IS 'rows of capture_failure that backfill_signals() has not healed yet';
 GRANT SELECT ON capture_status TO finetune_analyst;

@@ -31,6 +31,16 @@ COMMENT ON FUNCTION _capture_known(text) IS 'pg_finetune private: captures new i
 REVOKE ALL ON FUNCTION _capture_known(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _capture_known(text) TO finetune_admin;
 
+CREATE FUNCTION _capture_source_changed() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'capture_source_changed_wrapper';
+COMMENT ON FUNCTION _capture_source_changed() IS 'pg_finetune private: tells every backend, at commit, that what it keeps of capture_source may be out of date';
+REVOKE ALL ON FUNCTION _capture_source_changed() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_source_changed() TO finetune_admin;
+
+CREATE TRIGGER capture_source_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON capture_source
+    FOR EACH STATEMENT EXECUTE FUNCTION _capture_source_changed();
+COMMENT ON TRIGGER capture_source_changed ON capture_source IS 'backends keep its rows in memory';
+
 CREATE FUNCTION _max_chunk_bytes() RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'max_chunk_bytes_wrapper';
 COMMENT ON FUNCTION _max_chunk_bytes() IS 'pg_finetune private: the setting pg_finetune.max_chunk_bytes';
@@ -117,49 +127,35 @@ DECLARE
     -- Context of the serving: a later NULL does not erase it. What was shown: a difference is for _capture() to judge.
     served text[] := ARRAY(SELECT c FROM unnest(ARRAY['relevance_score', 'surface', 'session_id', 'position', 'propensity']) c WHERE c = ANY (src.columns));
     shown text[] := ARRAY(SELECT c FROM unnest(ARRAY['chunk_id', 'quality_score', 'episode_title', 'podcast_title', 'speaker_name']) c WHERE c = ANY (src.columns));
-    acted_at text := format('CASE WHEN s.user_action IS NULL THEN NULL %s WHEN s.user_action = l.user_action THEN l.actioned_at ELSE now() END',
+    acted_at text := format('CASE WHEN s.user_action IS NULL THEN NULL %s WHEN s.user_action = s.logged_action THEN s.logged_at ELSE now() END',
         CASE WHEN timed THEN 'WHEN s.actioned_at IS NOT NULL THEN s.actioned_at' END);
     sound text := (SELECT string_agg(f.rule, '') FROM (VALUES
         ('relevance_score', ' AND (abs(s.relevance_score) < ''Infinity'') IS NOT FALSE'),
         ('propensity', ' AND (s.propensity > 0 AND s.propensity <= 1) IS NOT FALSE'),
-        ('actioned_at', ' AND isfinite(s.actioned_at) IS NOT FALSE AND (s.user_action IS NOT NULL AND s.actioned_at < l.actioned_at) IS NOT TRUE')) AS f (col, rule)
+        ('actioned_at', ' AND isfinite(s.actioned_at) IS NOT FALSE AND (s.user_action IS NOT NULL AND s.actioned_at < s.logged_at) IS NOT TRUE')) AS f (col, rule)
         WHERE f.col = ANY (src.columns));
 BEGIN
-    -- No text and no vector leaves s: rows joined to an UPDATE are copied whole, and a vector is fetched for that. For the
-    -- same reason a vector that is there is not compared. A point of another user comes first, and is not the same.
-    -- A point that somebody else changes meanwhile is no longer at its place: its key goes the other way.
+    -- A point of another user comes first, and is not the same. A vector that is there is not compared: fetching it costs more
+    -- than all the rest. Column 4 is NULL where there is nothing to write.
     RETURN format($statement$
-        WITH s AS MATERIALIZED (
+        SELECT s.signal_id, s.log_place, s.point_place,
+               nullif(s.user_action IS DISTINCT FROM s.logged_action OR s.user_action IS DISTINCT FROM s.stored_action
+                      OR s.logged_at IS DISTINCT FROM %7$s%10$s, false),
+               s.user_action, %7$s AS actioned_at%8$s,
+               s.changes + (s.user_action IS DISTINCT FROM s.stored_action AND s.stored_action IS NOT NULL)::int AS changes,
+               s.used_for_training AND s.user_action IS NOT DISTINCT FROM s.stored_action AS used_for_training
+        FROM (
             SELECT DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C")
-                   v.user_id::text AS user_id, v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s,
-                   t.ctid AS place, t.user_action AS before,
+                   v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s,
+                   l.ctid AS log_place, l.user_action AS logged_action, l.actioned_at AS logged_at%11$s,
+                   t.ctid AS point_place, t.user_action AS stored_action, t.changes, t.used_for_training,
                    t.user_id = v.user_id::text AND t.chunk_content = v.chunk_content::text%2$s AS same
             FROM %3$s v JOIN @extschema@.training_data_point t ON t.source = %4$L AND t.signal_id = v.signal_id::text
+            LEFT JOIN @extschema@.model_performance_log l ON l.user_id = v.user_id::text AND l.source = %4$L AND l.signal_id = v.signal_id::text
             WHERE v.signal_id = ANY ($1::%5$s[])
-            ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%6$s, t.user_id = v.user_id::text),
-        logged AS (
-            UPDATE @extschema@.model_performance_log l SET user_action = s.user_action, actioned_at = %7$s%8$s
-            FROM s
-            WHERE s.same AND l.user_id = s.user_id AND l.source = %4$L AND l.signal_id = s.signal_id
-              AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s
-              AND (l.user_action IS DISTINCT FROM s.user_action OR l.actioned_at IS DISTINCT FROM %7$s%10$s)
-            RETURNING s.place, s.before, l.user_action, l.actioned_at%11$s),
-        pointed AS (
-            UPDATE @extschema@.training_data_point t SET user_action = g.user_action, actioned_at = g.actioned_at%12$s,
-            changes = t.changes + (t.user_action IS DISTINCT FROM g.user_action AND t.user_action IS NOT NULL)::int,
-            used_for_training = t.used_for_training AND t.user_action IS NOT DISTINCT FROM g.user_action
-        FROM logged g
-        WHERE t.ctid = g.place
-        RETURNING t.signal_id, t.user_id, g.before, t.user_action, t.embedding),
-        profiled AS (
-            INSERT INTO @extschema@.user_profile (user_id, user_action, dimensions, points, total)
-            SELECT e.user_id, c.user_action, @extschema:vector@.vector_dims(e.embedding), sum(c.sign), @extschema@._profile_total(e.embedding, c.sign)
-            FROM (SELECT p.user_id, p.before, p.user_action, @extschema:vector@.subvector(p.embedding, 1, 16000) AS embedding -- fetched once
-                  FROM pointed p WHERE p.before IS DISTINCT FROM p.user_action AND p.embedding IS NOT NULL OFFSET 0) e
-            CROSS JOIN LATERAL (VALUES (e.before, -1), (e.user_action, 1)) AS c (user_action, sign)
-            WHERE c.user_action IS NOT NULL AND @extschema:vector@.vector_norm(e.embedding) > 0
-            GROUP BY e.user_id, c.user_action, 3)
-        SELECT p.signal_id, CASE WHEN p.embedding IS NOT NULL THEN p.user_id END FROM pointed p$statement$,
+            ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%6$s, t.user_id = v.user_id::text) s
+        WHERE s.same AND s.log_place IS NOT NULL
+          AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s$statement$,
         concat(CASE WHEN timed THEN ', v.actioned_at::timestamptz AS actioned_at' END,
             (SELECT coalesce(string_agg(format(', v.%1$I::%2$s AS %1$I', c, a.atttypid::regtype), ''), '') FROM unnest(served) c
                 JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c)),
@@ -170,13 +166,12 @@ BEGIN
             CASE WHEN 'reason' = ANY (src.columns) THEN ' AND t.reason IS NOT DISTINCT FROM v.reason::text' END),
         src.via, src.name, coalesce(key_type, 'text'),
         CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,
-        (SELECT string_agg(format(', %1$I = coalesce(s.%1$I, l.%1$I)', c), '') FROM unnest(served) c), sound,
-        (SELECT string_agg(format(' OR l.%1$I IS DISTINCT FROM coalesce(s.%1$I, l.%1$I)', c), '') FROM unnest(served) c),
-        (SELECT string_agg(format(', l.%I', c), '') FROM unnest(served) c),
-        (SELECT string_agg(format(', %1$I = g.%1$I', c), '') FROM unnest(served) c));
+        (SELECT string_agg(format(', coalesce(s.%1$I, s.%2$I) AS %1$I', c, 'logged_' || c), '') FROM unnest(served) c), sound,
+        (SELECT string_agg(format(' OR s.%2$I IS DISTINCT FROM coalesce(s.%1$I, s.%2$I)', c, 'logged_' || c), '') FROM unnest(served) c),
+        (SELECT string_agg(format(', l.%I AS %I', c, 'logged_' || c), '') FROM unnest(served) c));
 END
 $$;
-COMMENT ON FUNCTION _known_signals_statement(capture_source) IS 'pg_finetune private: UPDATE of known signals whose action or serving context changed, and nothing else';
+COMMENT ON FUNCTION _known_signals_statement(capture_source) IS 'pg_finetune private: SELECT of known signals that show nothing new but an action or serving context, and what to write of them where';
 REVOKE ALL ON FUNCTION _known_signals_statement(capture_source) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _known_signals_statement(capture_source) TO finetune_admin;
 

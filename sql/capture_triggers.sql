@@ -22,7 +22,7 @@ END
 $$;
 COMMENT ON FUNCTION _capture_trigger_name(text) IS 'Name of the trigger function that is generated for a captured table';
 REVOKE ALL ON FUNCTION _capture_trigger_name(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_trigger_name(text) TO finetune_admin;
+GRANT EXECUTE ON FUNCTION _capture_trigger_name(text) TO finetune_admin, finetune_analyst;
 
 CREATE FUNCTION _capture_trigger_body(origin text, on_error text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

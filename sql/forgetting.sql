@@ -107,25 +107,75 @@ COMMENT ON FUNCTION _stop_jobs_with(text) IS 'pg_finetune private: cancels jobs 
 REVOKE ALL ON FUNCTION _stop_jobs_with(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _stop_jobs_with(text) TO finetune_admin;
 
+CREATE FUNCTION _delete_rows_of(who text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    removed jsonb := jsonb_build_object('capture_failure', @extschema@._forget_failures(who));
+    profiles CONSTANT bigint := (SELECT count(*) FROM @extschema@.user_profile p WHERE p.user_id = who);
+    rows bigint;
+    place text;
+BEGIN
+    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'data_point_vector', 'chat_answer', 'adapter_head', 'dataset_example', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
+        EXECUTE format('DELETE FROM @extschema@.%I t WHERE t.user_id = $1', place) USING who;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        removed := removed || jsonb_build_object(place, rows);
+    END LOOP;
+    RETURN removed || jsonb_build_object('user_profile', profiles); -- which went with the data points
+END
+$$;
+COMMENT ON FUNCTION _delete_rows_of(text) IS 'pg_finetune private: deletes a person from every table; returns how many rows went from each';
+REVOKE ALL ON FUNCTION _delete_rows_of(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _delete_rows_of(text) TO finetune_admin;
+
+CREATE FUNCTION _bar_captures() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    deadline CONSTANT timestamptz := clock_timestamp() + interval '30 seconds';
+BEGIN
+    -- Whoever stores a new signal has read this table and keeps his lock to the end. Asked for again and again, not queued
+    -- for: behind a queued lock every other capture would wait, too.
+    LOOP
+        BEGIN
+            LOCK TABLE @extschema@.forgotten_user IN ACCESS EXCLUSIVE MODE NOWAIT;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > deadline THEN
+                RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'signals are being stored by other transactions',
+                    DETAIL = 'they have been open for 30 seconds, and what they store is not yet there to be deleted',
+                    HINT = 'end the oldest of SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start, then call it again';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _bar_captures() IS 'pg_finetune private: waits until no open transaction has stored a new signal, and keeps others from it until this one ends';
+REVOKE ALL ON FUNCTION _bar_captures() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _bar_captures() TO finetune_admin;
+
 CREATE FUNCTION forget_user(user_id text) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     receipt jsonb;
     removed jsonb;
-    rows bigint;
-    place text;
+    late jsonb;
 BEGIN
     PERFORM @extschema@._require_role('forget_user', 'finetune_admin');
     PERFORM @extschema@._require_user(user_id);
-    -- First of all, so that a capture that runs now finds the stone or is found by the deletes.
-    INSERT INTO @extschema@.forgotten_user (user_hash) VALUES (@extschema@._user_hash(user_id)) ON CONFLICT (user_hash) DO NOTHING;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_transaction_state',
+            MESSAGE = format('a user cannot be forgotten in a %s transaction', current_setting('transaction_isolation')),
+            DETAIL = 'it would not see what others have stored since it began',
+            HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED; SELECT @extschema@.forget_user(...); COMMIT';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('pg_finetune create_dataset', 0)); -- what is being frozen can be deleted afterwards
     receipt := @extschema@._traces_of_user(user_id) || @extschema@._stop_jobs_with(user_id);
-    removed := jsonb_build_object('capture_failure', @extschema@._forget_failures(user_id));
-    FOREACH place IN ARRAY ARRAY['training_data_point', 'user_profile', 'adapter_head', 'data_point_vector', 'dataset_example', 'chat_answer', 'model_performance_log', 'shadow_score', 'satisfaction_survey', 'experiment_pin'] LOOP
-        EXECUTE format('DELETE FROM @extschema@.%I t WHERE t.user_id = $1', place) USING user_id;
-        GET DIAGNOSTICS rows = ROW_COUNT;
-        removed := removed || jsonb_build_object(place, rows);
-    END LOOP;
+    -- Most of it while captures go on; then the little that came meanwhile, under the lock that lets the stone be seen in time.
+    removed := @extschema@._delete_rows_of(user_id);
+    PERFORM @extschema@._bar_captures();
+    INSERT INTO @extschema@.forgotten_user (user_hash) VALUES (@extschema@._user_hash(user_id)) ON CONFLICT (user_hash) DO NOTHING;
+    late := @extschema@._delete_rows_of(user_id);
+    SELECT jsonb_object_agg(r.key, r.value::bigint + (late ->> r.key)::bigint) INTO removed FROM jsonb_each_text(removed) r;
     RETURN receipt || jsonb_build_object('removed', removed, 'forgotten_at', now(), 'receipt_id', gen_random_uuid());
 END
 $$;

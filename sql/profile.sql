@@ -1,5 +1,6 @@
 -- What user_query() starts from: sums of what each user saved and skipped, kept up to date by triggers on the data points.
--- Writers only add rows and never wait for each other; a user's many rows are folded into one per action from time to time.
+-- One row per user, action and dimensions is the rule. Writers never wait for each other: who finds that row being changed adds
+-- another one, and the next writer makes one of the two (src/api/profile_upkeep.rs).
 
 CREATE FUNCTION _profile_add(total bytea, embedding vector, sign integer) RETURNS bytea
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'profile_add_wrapper';
@@ -49,64 +50,27 @@ COMMENT ON FUNCTION _fold_profile(text) IS 'pg_finetune private: makes one row p
 REVOKE ALL ON FUNCTION _fold_profile(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _fold_profile(text) TO finetune_admin;
 
-CREATE FUNCTION _profile_rows_changed() RETURNS trigger
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    part record;
-    sign CONSTANT integer := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
-BEGIN
-    -- One query reads the transition table and another one writes: a distributed plan cannot do both at once.
-    FOR part IN
-        SELECT c.user_id, c.user_action, @extschema:vector@.vector_dims(c.embedding) AS dimensions,
-               sign * count(*) AS points, @extschema@._profile_total(c.embedding, sign) AS total
-        FROM changed_rows c
-        WHERE c.user_action IS NOT NULL AND c.embedding IS NOT NULL AND @extschema:vector@.vector_norm(c.embedding) > 0
-        GROUP BY 1, 2, 3
-    LOOP
-        INSERT INTO @extschema@.user_profile (user_id, user_action, dimensions, points, total)
-        VALUES (part.user_id, part.user_action, part.dimensions, part.points, part.total);
-        PERFORM @extschema@._fold_profile(part.user_id);
-    END LOOP;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION _profile_rows_changed() IS 'pg_finetune private: brings user_profile in line with data points that came or went';
-REVOKE ALL ON FUNCTION _profile_rows_changed() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _profile_rows_changed() TO finetune_admin;
-
-CREATE FUNCTION _profile_row_changed() RETURNS trigger
+CREATE FUNCTION _add_to_profile(who text, action text, dimensions integer, points bigint, total bytea) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO @extschema@.user_profile (user_id, user_action, dimensions, points, total)
-    SELECT c.user_id, c.user_action, @extschema:vector@.vector_dims(c.embedding), sum(c.sign), @extschema@._profile_total(c.embedding, c.sign)
-    FROM (VALUES (OLD.user_id, OLD.user_action, OLD.embedding, -1), (NEW.user_id, NEW.user_action, NEW.embedding, 1))
-         c(user_id, user_action, embedding, sign)
-    WHERE c.user_action IS NOT NULL AND c.embedding IS NOT NULL AND @extschema:vector@.vector_norm(c.embedding) > 0
-    GROUP BY 1, 2, 3;
-    PERFORM @extschema@._fold_profile(NEW.user_id);
-    RETURN NULL;
+    INSERT INTO @extschema@.user_profile (user_id, user_action, dimensions, points, total) VALUES (who, action, dimensions, points, total);
+    PERFORM @extschema@._fold_profile(who);
 END $$;
-COMMENT ON FUNCTION _profile_row_changed() IS 'pg_finetune private: brings user_profile in line with a data point whose action or vector changed';
-REVOKE ALL ON FUNCTION _profile_row_changed() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _profile_row_changed() TO finetune_admin;
+COMMENT ON FUNCTION _add_to_profile(text, text, integer, bigint, bytea) IS 'pg_finetune private: the way of the triggers where user_profile is not as it was made: distributed, or with more on it';
+REVOKE ALL ON FUNCTION _add_to_profile(text, text, integer, bigint, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _add_to_profile(text, text, integer, bigint, bytea) TO finetune_admin;
 
-CREATE FUNCTION _keeps_profiles() RETURNS boolean
-    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keeps_profiles_wrapper';
-COMMENT ON FUNCTION _keeps_profiles() IS 'pg_finetune private: whether the running statement is that of capture, which adds to profiles by itself, many rows at once';
-REVOKE ALL ON FUNCTION _keeps_profiles() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _keeps_profiles() TO finetune_admin;
+CREATE FUNCTION _profile_note() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'profile_note_wrapper';
+COMMENT ON FUNCTION _profile_note() IS 'pg_finetune private: row trigger of data points: notes what the written row adds to a profile and takes away';
+REVOKE ALL ON FUNCTION _profile_note() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _profile_note() TO finetune_admin;
 
-CREATE FUNCTION _fold_profiles(users text[]) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    who text;
-BEGIN
-    FOR who IN SELECT p.user_id FROM @extschema@.user_profile p WHERE p.user_id = ANY (users) GROUP BY p.user_id HAVING count(*) > 8 LOOP
-        PERFORM @extschema@._fold_profile(who);
-    END LOOP;
-END $$;
-COMMENT ON FUNCTION _fold_profiles(text[]) IS 'pg_finetune private: the same for those of these users who have many rows';
-REVOKE ALL ON FUNCTION _fold_profiles(text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _fold_profiles(text[]) TO finetune_admin;
+CREATE FUNCTION _profile_write() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'profile_write_wrapper';
+COMMENT ON FUNCTION _profile_write() IS 'pg_finetune private: statement trigger of data points: adds what was noted to the profiles';
+REVOKE ALL ON FUNCTION _profile_write() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _profile_write() TO finetune_admin;
 
 CREATE FUNCTION _profile_truncated() RETURNS trigger
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -118,18 +82,13 @@ COMMENT ON FUNCTION _profile_truncated() IS 'pg_finetune private: no data points
 REVOKE ALL ON FUNCTION _profile_truncated() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _profile_truncated() TO finetune_admin;
 
-CREATE TRIGGER profile_insert AFTER INSERT ON training_data_point
-    REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION _profile_rows_changed();
-COMMENT ON TRIGGER profile_insert ON training_data_point IS 'keeps user_profile';
-CREATE TRIGGER profile_delete AFTER DELETE ON training_data_point
-    REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION _profile_rows_changed();
-COMMENT ON TRIGGER profile_delete ON training_data_point IS 'keeps user_profile';
--- By row and only where it matters: create_dataset() marks a million rows in one statement.
-CREATE TRIGGER profile_update AFTER UPDATE OF user_id, user_action, embedding ON training_data_point FOR EACH ROW
-    WHEN ((OLD.user_id IS DISTINCT FROM NEW.user_id OR OLD.user_action IS DISTINCT FROM NEW.user_action
-           OR OLD.embedding IS DISTINCT FROM NEW.embedding) AND NOT _keeps_profiles())
-    EXECUTE FUNCTION _profile_row_changed();
-COMMENT ON TRIGGER profile_update ON training_data_point IS 'keeps user_profile';
+-- Without a WHEN clause, which is parsed anew for each statement. create_dataset() marks a million rows and fires none of these.
+CREATE TRIGGER profile_note AFTER INSERT OR DELETE OR UPDATE OF user_id, user_action, embedding ON training_data_point
+    FOR EACH ROW EXECUTE FUNCTION _profile_note();
+COMMENT ON TRIGGER profile_note ON training_data_point IS 'keeps user_profile';
+CREATE TRIGGER profile_write AFTER INSERT OR DELETE OR UPDATE OF user_id, user_action, embedding ON training_data_point
+    FOR EACH STATEMENT EXECUTE FUNCTION _profile_write();
+COMMENT ON TRIGGER profile_write ON training_data_point IS 'keeps user_profile';
 CREATE TRIGGER profile_truncate AFTER TRUNCATE ON training_data_point FOR EACH STATEMENT EXECUTE FUNCTION _profile_truncated();
 COMMENT ON TRIGGER profile_truncate ON training_data_point IS 'keeps user_profile';
 

@@ -155,16 +155,19 @@ COMMENT ON COLUMN chat_answer.answer IS 'its first 200 characters';
 COMMENT ON COLUMN chat_answer.usd IS 'at the prices of provider_price when it was asked; NULL = no price known';
 SELECT pg_catalog.pg_extension_config_dump('chat_answer', '');
 
+-- Without CHECKs, which are parsed anew for each statement: its rows come from data points, which have them.
 CREATE TABLE user_profile (
-    user_id     text NOT NULL CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    user_id     text NOT NULL,
     id          uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
-    user_action text NOT NULL CHECK (user_action OPERATOR(pg_catalog.=) ANY (ARRAY['saved', 'skipped', 'snipped'])),
+    user_action text NOT NULL,
     dimensions  integer NOT NULL,
     points      bigint NOT NULL,
     total       bytea NOT NULL,
     PRIMARY KEY (user_id, id)
 );
+-- In the row itself as long as it fits on a page, with room for the next version beside it.
 ALTER TABLE user_profile ALTER COLUMN total SET STORAGE EXTERNAL;
+ALTER TABLE user_profile SET (toast_tuple_target = 8160, fillfactor = 50);
 COMMENT ON TABLE user_profile IS 'Sums of the unit vectors of training_data_point by user, action and dimensions, kept by its triggers: the profile is the sum of a user''s rows, however many';
 COMMENT ON COLUMN user_profile.points IS 'how many vectors the sum holds; a row that takes away has less than none';
 COMMENT ON COLUMN user_profile.total IS 'fixed point, 2^32 = 1, one little-endian int8 per dimension: what is added and taken away again leaves nothing behind';

@@ -10,8 +10,12 @@ mod failures;
 mod history;
 #[path = "capture/people.rs"]
 mod people;
+#[path = "capture/replica.rs"]
+mod replica;
 #[path = "capture/security.rs"]
 mod security;
+#[path = "capture/tables.rs"]
+mod tables;
 #[path = "capture/upkeep.rs"]
 mod upkeep;
 #[path = "capture/writes.rs"]

@@ -93,6 +93,79 @@ fn writers_of_one_user_do_not_wait_and_what_is_rolled_back_leaves_no_trace() {
 }
 
 #[test]
+fn one_row_per_sum_is_the_rule_again_when_writers_met() {
+    let db = Server::shared().create_database("met");
+    let mut first = db.install("pgft");
+    let mut second = db.connect();
+    second.batch_execute("SET search_path = pgft, public; SET lock_timeout = '1s'").unwrap();
+    let save = |client: &mut Client, id: &str| {
+        client
+            .batch_execute(&format!("SELECT record_signal('ann', '{id}', 'text', 'saved', embedding => '[1,0.3]')"))
+            .unwrap();
+    };
+    save(&mut first, "a");
+    first.batch_execute("BEGIN").unwrap();
+    save(&mut first, "b");
+    save(&mut second, "c");
+    assert_eq!(rows(&mut second), 2, "the row is being changed: another one");
+    first.batch_execute("COMMIT").unwrap();
+    assert_exact(&mut first, "two rows of one sum");
+    save(&mut second, "d");
+    assert_eq!(rows(&mut second), 1);
+    assert_exact(&mut first, "one row of both");
+    second.batch_execute("DELETE FROM training_data_point").unwrap();
+    assert_eq!(rows(&mut second), 0, "nothing is left of what came and went");
+}
+
+#[test]
+fn what_is_undone_counts_nowhere() {
+    let db = Server::shared().create_database("undone");
+    let mut client = db.install("pgft");
+    application(&mut client, 5);
+    // A statement that fails half-way has told of rows whose profiles it never wrote.
+    client
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.signal_id = '100' THEN RAISE 'no'; END IF; RETURN NULL; END $$;
+             CREATE TRIGGER zz AFTER UPDATE ON training_data_point FOR EACH ROW EXECUTE FUNCTION refuse();
+             DO $$ BEGIN
+                 BEGIN UPDATE training_data_point SET user_action = 'snipped'; EXCEPTION WHEN raise_exception THEN NULL; END;
+                 UPDATE training_data_point SET user_action = 'skipped' WHERE signal_id = '7';
+             END $$;
+             BEGIN; UPDATE training_data_point SET user_action = 'saved' WHERE signal_id = '8'; SAVEPOINT s;
+             UPDATE training_data_point SET user_action = 'snipped' WHERE signal_id IN ('8', '9'); ROLLBACK TO s;
+             UPDATE training_data_point SET user_action = 'snipped' WHERE signal_id = '10'; RELEASE s; COMMIT;
+             DROP TRIGGER zz ON training_data_point",
+        )
+        .unwrap();
+    assert_exact(&mut client, "undone statements and savepoints");
+    client.batch_execute("BEGIN; UPDATE signal SET user_action = 'snipped'; ROLLBACK").unwrap();
+    assert_exact(&mut client, "a transaction rolled back");
+}
+
+#[test]
+fn a_table_with_more_on_it_is_kept_by_statements() {
+    let db = Server::shared().create_database("more");
+    let mut client = db.install("pgft");
+    client
+        .batch_execute(
+            "ALTER TABLE user_profile ADD CONSTRAINT more CHECK (dimensions > 1);
+             ALTER TABLE training_data_point ADD CONSTRAINT even CHECK (length(id) > 1);
+             ALTER TABLE model_performance_log ENABLE ROW LEVEL SECURITY",
+        )
+        .unwrap();
+    application(&mut client, 5);
+    client.batch_execute("UPDATE signal SET user_action = 'snipped' WHERE id % 2 = 0").unwrap();
+    assert_exact(&mut client, "captures into tables that are not as they were made");
+    let differing = "SELECT count(*) FROM signal s JOIN training_data_point t ON t.signal_id = s.id::text JOIN model_performance_log l ON (l.user_id, l.source, l.signal_id) = (t.user_id, t.source, t.signal_id)
+                     WHERE (t.user_action, l.user_action) IS DISTINCT FROM (s.user_action, s.user_action)";
+    assert_eq!(value::<i64>(&mut client, differing), 0);
+    assert_eq!(
+        value::<i64>(&mut client, "SELECT count(*) FROM model_performance_log WHERE user_action = 'snipped'"),
+        100
+    );
+}
+
+#[test]
 fn half_precision_vectors_are_served() {
     let db = Server::shared().create_database("half");
     let mut client = db.install("pgft");

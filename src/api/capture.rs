@@ -1,45 +1,54 @@
 //! C side of sql/capture.sql: the triggers of captured tables, and the quick way for the signals that need no judgement.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::api::profile_upkeep;
 use crate::pg::catalog::is_trusted;
 use crate::pg::errors::UserError;
-use crate::pg::saved_plans::{Plan, Planning};
-use crate::pg::settings;
-use crate::pg::spi::own_schema;
+use crate::pg::own_table::{self, OwnTable, Patience, Place, Setting};
+use crate::pg::point_triggers;
+use crate::pg::saved_plans::{Plan, Planning, Rows};
+use crate::pg::spi::{own_schema, own_table};
 use crate::pg::triggers::{self, Operation};
+use crate::pg::{relcache, settings, statement};
 
+/// CHECKs that the log and the data points are made with.
+const CHECKS: [u16; 2] = [3, 2];
+/// Columns of _known_signals_statement(): key, places in log and data points, whether something changed; then what to set.
+const FIRST_SETTING: i32 = 5;
 /// Up to this many keys a plan is kept; beyond, the number of keys decides how tables are joined.
 const FEW: usize = 10;
-/// Small statements between two looks whether a profile has many rows by now.
-const FOLD_EVERY: u32 = 8;
 
 /// How to read capture_source, and what is kept of each source that this backend has written to.
 struct Kept {
     /// The function of this installation of the extension: another one means other tables.
     installation: pg_sys::Oid,
     schema: String,
+    /// capture_source, and its generation when rows of it were looked up last.
+    table: pg_sys::Oid,
+    generation: u64,
+    log: pg_sys::Oid,
+    points: pg_sys::Oid,
     look_up: Plan,
-    fold: Plan,
-    /// Statements since somebody's profile was last looked at.
-    unfolded: u32,
+    rows: HashMap<String, Row>,
     sources: HashMap<(String, Operation, bool), Known>,
 }
 
+/// Version, table and view of a row of capture_source.
+type Row = Vec<Option<String>>;
+
 /// A plan, and the version of the source's row that it was made for. A view that was renamed makes the plan invalid.
 struct Known {
-    row: Vec<Option<String>>,
+    row: Row,
     plan: Plan,
 }
 
 thread_local! {
     static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
-    /// Whether the statement that runs adds to profiles by itself.
-    static KEEPS_PROFILES: Cell<bool> = const { Cell::new(false) };
 }
 
 #[pg_extern(sql = false)]
@@ -51,6 +60,13 @@ fn capture_note(fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
 #[pg_extern(sql = false)]
 fn capture_statement_end(fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
     triggers::end_of_statement(fcinfo)?;
+    Ok(0)
+}
+
+/// AFTER STATEMENT on capture_source: every backend looks its rows up anew after this transaction.
+#[pg_extern(sql = false)]
+fn capture_source_changed(fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
+    relcache::invalidate(triggers::relation(fcinfo)?);
     Ok(0)
 }
 
@@ -125,8 +141,7 @@ fn capture(
         *kept = Some(Kept::new(installation)?);
     }
     let Some(kept) = kept else { return Ok(None) };
-    let Some(name) = source.into_datum() else { return Ok(None) };
-    let Some(found) = kept.look_up.run(&mut [name]).pop() else { return Ok(None) };
+    let Some(found) = kept.row(source) else { return Ok(None) };
     let [.., Some(relation), Some(via)] = found.as_slice() else { return Ok(None) };
     if !is_trusted(relation) || !is_trusted(via) {
         return Ok(None);
@@ -141,38 +156,51 @@ fn capture(
     let (Some(keys), Some(limit)) = (keys.to_vec().into_datum(), settings::MAX_CHUNK_BYTES.get().into_datum()) else {
         return Ok(None);
     };
-    let rows = {
-        let _keeping = KeepsProfiles::new(operation == Operation::Update);
-        known.plan.run(&mut [keys, limit])
+    let mut values = [keys, limit];
+    match operation {
+        Operation::Update => {
+            let [Some(log), Some(points)] = [
+                OwnTable::open(kept.log, CHECKS[0], &[]),
+                OwnTable::open(kept.points, CHECKS[1], &[c"profile_note", c"profile_write", c"profile_truncate"]),
+            ] else {
+                return Ok(None);
+            };
+            known.plan.read(&mut values, |rows| act(rows, &log, &points)).transpose()
+        }
+        _ => Ok(Some(known.plan.run(&mut values).into_iter().filter_map(|mut row| row.pop().flatten()).collect())),
+    }
+}
+
+/// Writes new actions to the log and the data points: what _known_signals_statement() has found, in its order.
+fn act(rows: &Rows, log: &OwnTable, points: &OwnTable) -> Result<Vec<String>, UserError> {
+    let columns: Vec<(i32, [i32; 2])> = (FIRST_SETTING..=rows.columns())
+        .map(|column| (column, [log, points].map(|table| table.column(&rows.name(column)))))
+        .collect();
+    let settings = |row: usize, table: usize| -> Vec<Setting> {
+        let known = columns.iter().filter(|(_, numbers)| numbers[table] > 0);
+        known.map(|(column, numbers)| (numbers[table], rows.value(row, *column))).collect()
     };
-    let mut done = Vec::with_capacity(rows.len());
-    let mut users = HashSet::new();
-    for mut row in rows {
-        users.extend(row.drain(1..).flatten());
-        done.extend(row.pop().flatten());
+    let mut done = Vec::with_capacity(rows.count());
+    for row in 0..rows.count() {
+        pgrx::check_for_interrupts!();
+        let (Some(key), Some(logged), Some(point)) = (rows.text(row, 1), rows.value(row, 2), rows.value(row, 3)) else {
+            continue;
+        };
+        let mut noted = Ok(());
+        // A row that somebody else has changed meanwhile is no longer at its place: its key goes the other way.
+        let is_done = rows.value(row, 4).is_none()
+            || log.update(Place::of(logged), &settings(row, 0), Patience::Wait, |_, _| {})
+                && points.update(Place::of(point), &settings(row, 1), Patience::Wait, |old, new| {
+                    noted = profile_upkeep::note(point_triggers::steps(old, new));
+                });
+        noted?;
+        if is_done {
+            done.push(key);
+        }
     }
-    kept.fold_profiles(users, few);
-    Ok(Some(done))
-}
-
-/// Says so while it lives.
-struct KeepsProfiles(bool);
-
-impl KeepsProfiles {
-    fn new(keeps: bool) -> Self {
-        Self(KEEPS_PROFILES.replace(keeps))
-    }
-}
-
-impl Drop for KeepsProfiles {
-    fn drop(&mut self) {
-        KEEPS_PROFILES.set(self.0);
-    }
-}
-
-#[pg_extern(sql = false, stable)]
-fn keeps_profiles() -> bool {
-    KEEPS_PROFILES.get()
+    own_table::next_command();
+    profile_upkeep::write()?;
+    Ok(done)
 }
 
 impl Kept {
@@ -183,20 +211,30 @@ impl Kept {
              FROM {schema}.capture_source c WHERE c.name OPERATOR(pg_catalog.=) $1"
         );
         let look_up = Plan::new(&query, &[pg_sys::TEXTOID], Planning::Once)?;
-        let fold = Plan::new(&format!("SELECT {schema}._fold_profiles($1)"), &[pg_sys::TEXTARRAYOID], Planning::Once)?;
-        Ok(Self { installation, schema, look_up, fold, unfolded: 0, sources: HashMap::new() })
+        let [Some(table), Some(log), Some(points)] =
+            [c"capture_source", c"model_performance_log", c"training_data_point"].map(own_table)
+        else {
+            return Err(UserError::unknown("a table of pg_finetune is gone"));
+        };
+        let (rows, sources) = (HashMap::new(), HashMap::new());
+        Ok(Self { installation, schema, table, generation: 0, log, points, look_up, rows, sources })
     }
 
-    /// Each statement adds a row per user and action; many rows of one user are made one, not at every small statement.
-    fn fold_profiles(&mut self, users: HashSet<String>, few: bool) {
-        self.unfolded += 1;
-        if users.is_empty() || few && self.unfolded < FOLD_EVERY {
-            return;
+    /// The row of a source, looked up again when the table may have changed.
+    fn row(&mut self, source: &str) -> Option<Row> {
+        let generation = relcache::generation(self.table);
+        if self.generation != generation {
+            self.generation = generation;
+            self.rows.clear();
         }
-        self.unfolded = 0;
-        if let Some(users) = users.into_iter().collect::<Vec<_>>().into_datum() {
-            self.fold.run(&mut [users]);
+        if let Some(row) = self.rows.get(source) {
+            return Some(row.clone());
         }
+        let row = self.look_up.run(&mut [source.into_datum()?]).pop()?;
+        if statement::sees_what_is_committed() {
+            self.rows.insert(source.to_owned(), row.clone());
+        }
+        Some(row)
     }
 
     fn plan(&self, source: &str, operation: Operation, few: bool) -> Result<Plan, UserError> {

@@ -7,6 +7,7 @@ mod dataset_freeze;
 mod experiment;
 mod jobs;
 mod metrics;
+mod profile_upkeep;
 mod profiles;
 mod providers;
 mod ranking;

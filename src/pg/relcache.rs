@@ -1,32 +1,34 @@
 //! When something kept in this backend is out of date: Postgres' own invalidation messages, sent at commit.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pgrx::prelude::*;
 
-/// The table whose changes matter, and how often it (or everything) was invalidated.
-static WATCHED: AtomicU32 = AtomicU32::new(0);
+/// The tables whose changes matter, and how often one of them (or everything) was invalidated.
+static WATCHED: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
 static CHANGES: AtomicU64 = AtomicU64::new(0);
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 #[pg_guard]
 unsafe extern "C-unwind" fn invalidated(_unused: pg_sys::Datum, relation: pg_sys::Oid) {
-    let watched = WATCHED.load(Ordering::Relaxed);
-    if relation == pg_sys::InvalidOid || relation.to_u32() == watched {
-        CHANGES.fetch_add(1, Ordering::Relaxed);
+    let is_watched = |watched: &AtomicU32| watched.load(Relaxed) == relation.to_u32();
+    if relation == pg_sys::InvalidOid || WATCHED.iter().any(is_watched) {
+        CHANGES.fetch_add(1, Relaxed);
     }
 }
 
 /// A number that differs from the last one when the table may have changed since.
 pub fn generation(table: pg_sys::Oid) -> u64 {
-    let before = WATCHED.swap(table.to_u32(), Ordering::Relaxed);
-    if before != table.to_u32() {
-        CHANGES.fetch_add(1, Ordering::Relaxed); // the extension was dropped and made anew
+    if WATCHED.iter().all(|watched| watched.load(Relaxed) != table.to_u32()) {
+        let place = NEXT.fetch_add(1, Relaxed);
+        if place == 0 {
+            // SAFETY: registered once per backend, on its main thread; the callback only touches atomics.
+            unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::from(0)) };
+        }
+        WATCHED[place % WATCHED.len()].store(table.to_u32(), Relaxed);
+        CHANGES.fetch_add(1, Relaxed); // what was kept of it before was not watched
     }
-    if before == 0 {
-        // SAFETY: registered once per backend, on its main thread; the callback only touches two atomics.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::from(0)) };
-    }
-    CHANGES.load(Ordering::Relaxed)
+    CHANGES.load(Relaxed)
 }
 
 /// Tells all backends, at commit, that a table changed.

@@ -48,7 +48,16 @@ impl Plan {
 
     /// All rows, each column as text.
     pub fn run(&mut self, values: &mut [pg_sys::Datum]) -> Vec<Vec<Option<String>>> {
-        // SAFETY: inside an SPI connection; the values fit the types of the plan; results are copied before the next call.
+        self.read(values, |rows| {
+            let columns = 1..=rows.columns();
+            (0..rows.count()).map(|row| columns.clone().map(|column| rows.text(row, column)).collect()).collect()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Shows what the plan returns; None for a statement that returns nothing.
+    pub fn read<T>(&mut self, values: &mut [pg_sys::Datum], look: impl FnOnce(&Rows) -> T) -> Option<T> {
+        // SAFETY: inside an SPI connection; the values fit the types of the plan; results are freed after the look.
         unsafe {
             let level = self.prefer_indexes();
             pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), std::ptr::null(), false, 0);
@@ -57,18 +66,11 @@ impl Plan {
             }
             let table = pg_sys::SPI_tuptable;
             if table.is_null() {
-                return Vec::new();
+                return None;
             }
-            let descriptor = (*table).tupdesc;
-            let columns = (*descriptor).natts;
-            let tuples = std::slice::from_raw_parts((*table).vals, (*table).numvals as usize);
-            let text = |tuple, column| {
-                let text = pg_sys::SPI_getvalue(tuple, descriptor, column);
-                (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
-            };
-            let rows = tuples.iter().map(|tuple| (1..=columns).map(|column| text(*tuple, column)).collect()).collect();
+            let result = look(&Rows { table });
             pg_sys::SPI_freetuptable(table);
-            rows
+            Some(result)
         }
     }
 
@@ -94,6 +96,46 @@ impl Plan {
                 );
             }
             Some(level)
+        }
+    }
+}
+
+/// The rows that a plan returned; rows count from 0, columns from 1.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+}
+
+impl Rows {
+    pub fn count(&self) -> usize {
+        // SAFETY: SPI's table of results, which read() frees after the look.
+        unsafe { (*self.table).numvals as usize }
+    }
+
+    pub fn columns(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { (*(*self.table).tupdesc).natts }
+    }
+
+    pub fn name(&self, column: i32) -> CString {
+        // SAFETY: as above; SPI copies the name.
+        unsafe { CStr::from_ptr(pg_sys::SPI_fname((*self.table).tupdesc, column)).to_owned() }
+    }
+
+    pub fn value(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: as above; the row is one of count().
+        let value = unsafe {
+            let tuple = *(*self.table).vals.add(row);
+            pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut is_null)
+        };
+        (!is_null).then_some(value)
+    }
+
+    pub fn text(&self, row: usize, column: i32) -> Option<String> {
+        // SAFETY: as above; the text is copied.
+        unsafe {
+            let text = pg_sys::SPI_getvalue(*(*self.table).vals.add(row), (*self.table).tupdesc, column);
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         }
     }
 }

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use super::errors::UserError;
 
 /// Keys handed over at a time: bounds memory, whatever the size of the statement.
-const BATCH: usize = 5_000;
+const BATCH: usize = 10_000;
 /// Every captured table and partition has this trigger; its function is the one generated for the source.
 const HOME_TRIGGER: &CStr = c"pg_finetune_truncate";
 
@@ -51,6 +51,12 @@ thread_local! {
 /// What the running generated function was called for; None when it is a TRUNCATE, or nobody's call.
 pub fn handed_over<T>(look: impl FnOnce(&Batch) -> T) -> Option<T> {
     HANDED_OVER.with_borrow(|batch| batch.as_ref().map(look))
+}
+
+/// The table whose trigger fires.
+pub fn relation(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::Oid, UserError> {
+    // SAFETY: a trigger's context is its TriggerData, whose relation is open during the call.
+    unsafe { Ok((*trigger_data(fcinfo)?.tg_relation).rd_id) }
 }
 
 /// AFTER ROW: notes the key of the row, and at an UPDATE that changed it the old one too.
@@ -124,7 +130,7 @@ fn position(noted: &[Batch], source: &CStr, operation: Operation) -> Option<usiz
     noted.iter().position(|batch| batch.operation == operation && batch.source.as_c_str() == source)
 }
 
-unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Result<&'a pg_sys::TriggerData, UserError> {
+pub(super) unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Result<&'a pg_sys::TriggerData, UserError> {
     // SAFETY: the function manager's call info; a trigger manager says so in the context's node tag.
     unsafe {
         let context = (*fcinfo).context;
@@ -170,7 +176,7 @@ unsafe fn unchanged(data: &pg_sys::TriggerData, trigger: &pg_sys::Trigger) -> bo
 }
 
 /// The bytes of a value passed by reference, as they are stored: two toasted values are the same if it is the same toast.
-unsafe fn bytes_of<'a>(value: pg_sys::Datum, length: i16) -> &'a [u8] {
+pub(super) unsafe fn bytes_of<'a>(value: pg_sys::Datum, length: i16) -> &'a [u8] {
     // SAFETY: the value is of a type of this length, -1 = varlena, -2 = C string, and lives as long as its tuple.
     unsafe {
         let start = value.cast_mut_ptr::<u8>();
@@ -260,6 +266,27 @@ impl Drop for Outer {
     }
 }
 
+/// What is captured of a replayed write is a write of this server's own: the triggers of our tables must see it.
+struct Role(i32);
+
+impl Role {
+    fn origin() -> Self {
+        // SAFETY: a setting of this process, put back when dropped.
+        unsafe {
+            let before = pg_sys::SessionReplicationRole;
+            pg_sys::SessionReplicationRole = pg_sys::SESSION_REPLICATION_ROLE_ORIGIN as i32;
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::SessionReplicationRole = self.0 };
+    }
+}
+
 /// Calls the generated function as a trigger, so that it runs with its owner's rights and settings.
 fn hand_over(batch: Batch, current: Option<pg_sys::Relation>) {
     // SAFETY: the relation is open (the current one, or opened and locked here) while its trigger is used; call data live
@@ -294,6 +321,7 @@ fn hand_over(batch: Batch, current: Option<pg_sys::Relation>) {
                 ..Default::default()
             };
             let _outer = Outer(HANDED_OVER.replace(Some(batch)));
+            let _role = Role::origin();
             if let Some(code) = function.fn_addr {
                 pg_sys::ffi::pg_guard_ffi_boundary(|| code(&mut call));
             }
@@ -311,11 +339,7 @@ unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _ar
     }
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
-            // SAFETY: the transaction is still whole; the generated function wants a snapshot.
-            unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-            hand_over_all(None);
-            // SAFETY: the one pushed above.
-            unsafe { pg_sys::PopActiveSnapshot() };
+            super::statement::with_snapshot(|| hand_over_all(None));
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             NOTED.with_borrow_mut(Vec::clear);

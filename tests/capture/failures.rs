@@ -122,7 +122,7 @@ const BREAKS: [Break; 6] = [
         damage: "UPDATE capture_source SET name = 'other'",
         repair: "UPDATE capture_source SET name = 'public.signal'",
         code: "42704",
-        state: "capturing",
+        state: "function dropped: pg_finetune_capture_795f3202b17cb6bc3d4b771d8c6c9eaf",
     },
 ];
 

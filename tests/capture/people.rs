@@ -115,7 +115,7 @@ fn a_forgotten_user_is_nowhere_and_the_receipt_says_where_they_were() {
     assert_eq!(
         receipt["removed"],
         serde_json::json!({"training_data_point": 3, "model_performance_log": 3, "dataset_example": 1,
-        "satisfaction_survey": 1, "experiment_pin": 0, "capture_failure": 1, "user_profile": 2, "adapter_head": 0, "shadow_score": 0, "data_point_vector": 0, "chat_answer": 0})
+        "satisfaction_survey": 1, "experiment_pin": 0, "capture_failure": 1, "user_profile": 1, "shadow_score": 0, "adapter_head": 0, "data_point_vector": 0, "chat_answer": 0})
     );
     for table in
         ["training_data_point", "model_performance_log", "dataset_example", "satisfaction_survey", "experiment_pin"]
@@ -128,4 +128,45 @@ fn a_forgotten_user_is_nowhere_and_the_receipt_says_where_they_were() {
     assert_eq!(again["removed"]["training_data_point"], 0);
     assert_error!(sql, "SELECT forget_user(NULL)", "22004");
     assert_error!(sql, "SELECT forget_user('')", "22023");
+}
+
+#[test]
+fn what_is_being_stored_while_a_user_is_forgotten_goes_too() {
+    let (db, mut sql) = captured();
+    let [mut writer, mut other] = [db.connect(), db.connect()];
+    execute(
+        &mut writer,
+        "BEGIN; INSERT INTO signal (id, user_id) VALUES (1, 7), (2, 8); SELECT pgft.record_signal('7', 's', 'text')",
+    );
+    std::thread::scope(|scope| {
+        let forgetting = scope.spawn(|| value::<serde_json::Value>(&mut db.connect(), "SELECT pgft.forget_user('7')"));
+        wait_until(std::time::Duration::from_secs(20), "forget_user waits for the writer", || {
+            value::<bool>(
+                &mut sql,
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%forget_user%')",
+            )
+        });
+        execute(&mut other, "INSERT INTO signal (id, user_id) VALUES (3, 8)");
+        assert_eq!(points(&mut other), ["3 - 0"], "captures go on while it waits");
+        assert!(!forgetting.is_finished());
+        execute(&mut writer, "COMMIT");
+        let receipt = forgetting.join().unwrap();
+        assert_eq!(receipt["removed"]["training_data_point"], 2);
+        assert_eq!(receipt["removed"]["model_performance_log"], 2);
+    });
+    assert_eq!(points(&mut sql), ["2 - 0", "3 - 0"]);
+    execute(&mut sql, "BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_error!(sql, "SELECT forget_user('8')", "25000", "repeatable read", "BEGIN ISOLATION LEVEL READ COMMITTED");
+}
+
+#[test]
+fn no_table_keyed_by_user_is_overlooked() {
+    let (_db, mut sql) = application();
+    let overlooked: Vec<String> = values(
+        &mut sql,
+        "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.relnamespace = 'pgft'::regnamespace AND c.relkind IN ('r', 'p') AND a.attname = 'user_id'
+           AND NOT (SELECT p.prosrc FROM pg_proc p WHERE p.oid = 'pgft._delete_rows_of'::regproc) ~ format('''%s''', c.relname)",
+    );
+    assert_eq!(overlooked, none());
 }

@@ -126,6 +126,12 @@ fn an_owner_who_loses_the_role_loses_the_capture() {
     execute(&mut db.connect_as(&writer), "INSERT INTO shop.item VALUES (1)");
     assert_eq!(points(&mut sql), none());
     assert_eq!(value::<i64>(&mut sql, "SELECT count(*) FROM shop.item"), 1);
+    let state = "SELECT state FROM capture_status";
+    assert_eq!(value::<String>(&mut sql, state), format!("role lacks finetune_admin: {owner}"));
+    execute(&mut sql, &format!("GRANT finetune_admin TO {owner}; ALTER VIEW shop.v OWNER TO {writer}"));
+    assert_eq!(value::<String>(&mut sql, state), format!("owner is not {owner}: shop.v"));
+    execute(&mut sql, &format!("ALTER VIEW shop.v OWNER TO {owner}"));
+    assert_eq!(value::<String>(&mut sql, state), "capturing");
 }
 
 #[test]

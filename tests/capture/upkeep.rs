@@ -142,6 +142,8 @@ fn status_tells_what_is_wrong() {
         value::<String>(&mut sql, "SELECT state FROM capture_status"),
         "trigger missing or disabled: public.signal"
     );
+    let reasons: serde_json::Value = value(&mut sql, "SELECT reasons FROM capture_status");
+    assert_eq!(reasons, serde_json::json!({"user_action is 'liked': expected saved, skipped, snipped or NULL": 1}));
     let analyst = Server::shared().create_role("analyst", &["finetune_analyst"]);
     assert_eq!(value::<i64>(&mut db.connect_as(&analyst), "SELECT captured FROM pgft.capture_status"), 1);
 }
