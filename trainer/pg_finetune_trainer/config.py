@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 MIB = 1024 * 1024
+LIFELINE = "PG_FINETUNE_TRAINER_LIFELINE"
+"""Set for a training whose standard input ends with the server."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import threading
 import time
 
 from . import rows
-from .config import Settings
+from .config import LIFELINE, Settings
 from .store import Store
 
 
@@ -101,8 +101,8 @@ class Supervisor:
             log.write(f"$ {shlex.join(command)}\n".encode())  # what other machines have to run, too
             log.flush()
             # A group of its own: accelerate starts more processes, and all of them have to go with it.
-            environment = {**os.environ, "PG_FINETUNE_TRAINER_KEY": ""}
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            environment = {**os.environ, "PG_FINETUNE_TRAINER_KEY": "", LIFELINE: "stdin"}
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log,
                                             env=environment, start_new_session=True)  # fmt: skip
         while self.process.poll() is None:
             job = store.row("SELECT cancel_requested FROM job WHERE id = ?", job_id)
@@ -110,6 +110,7 @@ class Supervisor:
                 self.end_process()
                 break
             time.sleep(0.2)
+        self.process.stdin.close()
         self.process = None
 
     def end_process(self) -> None:

@@ -6,13 +6,12 @@ Starts again from its last whole checkpoint. With the same rows, seed, machine a
 from __future__ import annotations
 
 import csv
-import ctypes
 import fcntl
 import json
 import os
 import shutil
 import signal
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import TrainerCallback, set_seed
 
 from . import losses, rows
-from .config import Settings
+from .config import LIFELINE, Settings
 from .evaluation import UserRanking, by_cosine, by_cross_encoder
 from .requests import Hyperparameters, Knobs
 from .store import Store, new_id
@@ -265,14 +264,18 @@ def write_results(store: Store, job: Job, path: Path) -> None:
 # The process
 
 
-def die_with_parent() -> None:
-    """A training whose server is gone would write beside the one that the next server starts."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def end_with_server() -> None:
+    """A training whose server is gone would write beside the one that the next server starts.
+
+    Standard input is a pipe that nobody but the server holds open: it ends when the server does, also while this process still
+    starts, and whatever launcher stands between. On another machine there is none.
+    """
+    if LIFELINE in os.environ:
+        threading.Thread(target=lambda: os.read(0, 1) or os.kill(os.getpid(), signal.SIGTERM), name="lifeline", daemon=True).start()
 
 
 def run(settings: Settings, job_id: str) -> int:
-    die_with_parent()
+    end_with_server()
     first, folder = int(os.environ.get("RANK", "0")) == 0, settings.job_path(job_id)
     # The first process alone opens the database: SQLite's log cannot be shared between machines.
     store = Store(settings.database) if first else None
