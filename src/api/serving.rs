@@ -158,19 +158,17 @@ fn serve(user: &str, name: &str) -> Result<Option<Served>, UserError> {
     let Some(profile) = Profile::of(user, model.as_deref())? else {
         return Ok(None);
     };
-    let mut query = query_of(profile, model.as_deref());
-    if model.as_ref().is_some_and(|model| model.has_heads) {
-        head(user, name)?.into_iter().for_each(|head| lean(&mut query, &head));
-    }
-    Ok(Some(Served { query, model }))
+    Ok(Some(Served { query: query_of(user, profile, name, model.as_deref())?, model }))
 }
 
-/// The vector to search with: one vector, the user's own negatives included.
-pub fn query_of(profile: Profile, model: Option<&Stored>) -> Vec<f32> {
-    match model {
-        Some(model) => model.adapter.query(&profile.saved, profile.skipped.as_deref()),
-        None => unit(profile.saved),
+/// The vector to search with: one vector, the user's own negatives and direction included.
+pub fn query_of(user: &str, profile: Profile, name: &str, model: Option<&Stored>) -> Result<Vec<f32>, UserError> {
+    let Some(model) = model else { return Ok(unit(profile.saved)) };
+    let mut query = model.adapter.query(&profile.saved, profile.skipped.as_deref());
+    if model.has_heads {
+        head(user, name)?.into_iter().for_each(|head| lean(&mut query, &head));
     }
+    Ok(query)
 }
 
 /// A model whose vectors stand in a column of their own, or a chat model, which leaves the searching to another one.

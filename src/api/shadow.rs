@@ -26,13 +26,13 @@ fn shadow_scores(
     let shown = Shown { source, signal, at: shown_at };
     let x = embedding.as_slice();
     let reference: Vec<f32> = reference.iter().flatten().collect();
-    let score = |model: &str| -> Result<Option<[f64; 2]>, UserError> {
-        let model = stored(model)?;
+    let score = |name: &str| -> Result<Option<[f64; 2]>, UserError> {
+        let model = stored(name)?;
         if model.as_ref().is_some_and(|model| model.adapter.dim != x.len()) {
             return Ok(None);
         }
         let Some(profile) = Profile::before(who, &shown, x.len(), model.as_deref())? else { return Ok(None) };
-        let query = query_of(profile, model.as_deref());
+        let query = query_of(who, profile, name, model.as_deref())?;
         let all: Vec<f64> = reference.chunks_exact(x.len()).filter_map(|y| cosine(y, &query)).collect();
         Ok(cosine(x, &query).map(|cosine| [cosine, deviation(&all)]))
     };

@@ -162,7 +162,10 @@ impl Source {
             }
         };
         with_local(&IN_ORDER, || {
-            plans::select(&query, &[plans::text(); 4], &args, |table| Ok(read_all::<_, ()>(table, &mut read)))
+            plans::select(&query, &[plans::text(); 4], &args, |table| {
+                read_all::<(), ()>(table, &mut read);
+                Ok(())
+            })
         })
         .map_err(UserError::from)?;
         Ok((lines, last))

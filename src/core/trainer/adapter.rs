@@ -128,13 +128,13 @@ impl Adapter {
             let matrix = Matrix::new(&self.matrix, self.dim, self.dim).transposed();
             product_in_blocks(saved_means.as_matrix(), matrix, &mut out.data, watch)?;
         }
-        for index in 0..out.len() {
+        for (index, user) in users.iter().enumerate() {
             let (query, skipped) = (out.row_mut(index), skipped_means.row(index));
             add_scaled(query, 1.0, &self.bias);
             normalise(query);
             let given = skipped.iter().any(|&v| v != 0.0);
             self.add_negative(query, saved_means.row(index), given.then_some(skipped));
-            if let Some(head) = self.heads.get(&users[index]) {
+            if let Some(head) = self.heads.get(user) {
                 lean(query, head);
             }
         }

@@ -258,8 +258,8 @@ mod tests {
     /// 30 users x 10 rows, every second one saved; each model is wrong wherever its number divides the row's.
     fn rows(base_wrong: u32, model_wrong: u32) -> Vec<Judged> {
         let row = |n: u32| {
-            let saved = n % 2 == 0;
-            let said = |wrong: u32| Some(if (n * 7) % wrong == 0 { !saved } else { saved });
+            let saved = n.is_multiple_of(2);
+            let said = |wrong: u32| Some(if (n * 7).is_multiple_of(wrong) { !saved } else { saved });
             Judged { user: n / 10, saved, base: said(base_wrong), model: said(model_wrong) }
         };
         (0..300).map(row).collect()
