@@ -53,6 +53,10 @@ fn polls_survive_everything() {
     wait_until(PATIENCE, "all run", || {
         value::<i64>(&mut client, "SELECT count(*) FROM fine_tuning_job WHERE state = 'running'") == odd.len() as i64
     });
+    // The state itself is asked for: what goes wrong with a job's events leaves no line, and only a first failure does.
+    let state_of_one = format!("GET /v1/fine_tuning/jobs/{} ", fake.jobs()[0].id);
+    fake.next(&state_of_one, json(500, "{\"error\": {\"message\": \"wrong key {key}\"}}"), 1);
+    wait_until(PATIENCE, "one was answered with the key", || fake.left_of_script() == 0);
     for act in &odd {
         fake.next("GET /v1/fine_tuning/jobs/", act.clone(), 1);
     }
