@@ -1,6 +1,6 @@
 # Everything that is missing is installed into .pgft/ (or PG_FINETUNE_CACHE) first; nothing else on the machine changes.
 # PG_CONFIG=/path/to/pg_config selects a server of your own, else a Postgres from PyPI is used.
-# ARGS=... are arguments for the demo or the trainer.
+# ARGS=... are arguments for the demo, the trainer or the benchmarks.
 export PG_CONFIG
 
 help: ## this list
@@ -21,8 +21,8 @@ psql: ## psql in the demo's database
 test: ## formatting, lints, all tests; ends with "N passed, N failed"
 	@scripts/test.sh
 
-bench: ## benchmarks: both sides in one run, with their ratio
-	@bench/run.sh
+bench: ## benchmarks: both sides in one run, with their ratio (ARGS: names)
+	@bench/run.sh $(ARGS)
 
 install: ## build and install into the server of PG_CONFIG (default: the pg_config in PATH)
 	@scripts/install.sh

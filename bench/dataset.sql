@@ -45,7 +45,9 @@ END $$;
 SET jit = off;
 SET max_parallel_workers_per_gather = 0;
 CALL measure('create_dataset: ' || :points || ' points x 384 d, against INSERT ... SELECT of the same rows',
-    'INSERT INTO plain SELECT user_id, gen_random_uuid(), id, chunk_id, chunk_content, sha256(''x''), NULL, embedding, user_action, user_action = ''saved'',
+    'INSERT INTO plain (user_id, dataset_id, id, chunk_id, chunk_content, content_hash, twin_of, embedding, user_action, label, evidence, weight, split,
+            relevance_score, surface, session_id, context, reason, shown_at, actioned_at)
+     SELECT user_id, gen_random_uuid(), id, chunk_id, chunk_content, sha256(''x''), NULL, embedding, user_action, user_action = ''saved'',
             ''good'', 1, ''train'', relevance_score, surface, session_id, NULL, NULL, shown_at, actioned_at FROM training_data_point',
     'SELECT create_dataset(''d'')', 's', NULL);
 SELECT split_part(line, ':', 1) AS backend, btrim(split_part(line, ':', 2)) AS peak

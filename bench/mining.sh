@@ -7,12 +7,12 @@ url=$1 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 chmod 777 "$dir"
 sql() { "$PGFT_BIN/psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 "$@" "$url"; }
-PYTHON=${PYTHON:-$(ls -d "$PGFT_STATE"/trainer-*/bin/python 2>/dev/null | head -n 1)}
+PYTHON=${PYTHON:-$TRAINER_VENV/bin/python}
 here=$(dirname "${BASH_SOURCE[0]}")
 sql --file "$here/mining/data.sql"
 sql --file "$here/mining/ours.sql" --set out="$dir"
 [ -d "$PGFT_PYTHON/faiss-cpu-1.15.1" ] || python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$PGFT_PYTHON/faiss-cpu-1.15.1" faiss-cpu==1.15.1
-if [ -x "${PYTHON:-}" ]; then
+if [ -x "$PYTHON" ]; then
     export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
     options='{"range_min": 10, "range_max": 50, "max_score": 0.95, "relative_margin": 0.05, "num_negatives": 4, "use_faiss": true}'
     PYTHONPATH=$PGFT_PYTHON/faiss-cpu-1.15.1 "$PYTHON" "$here/mining/library.py" "$dir" "$options" || say "the library's side failed"

@@ -1,42 +1,64 @@
 #!/usr/bin/env bash
-# Runs every benchmark of this folder on a fresh cluster: both sides in one go, times and their ratio.
+# Runs the benchmarks of this folder on a fresh cluster: both sides in one go, times and their ratio.
+# run.sh [NAME...]: only those (capture, dataset, jobs, ...); without one all of them, which takes hours.
 source "$(dirname "$0")/../scripts/env.sh"
 
+bench=$PGFT_ROOT/bench
+names=("$@")
+[ $# -gt 0 ] || names=(assignment dataset serving statistics capture dataset_memory mining jobs
+    training training_growth training_quality assignment_sdk metrics shadow simulation)
+for name in "${names[@]}"; do
+    compgen -G "$bench/$name.*" >/dev/null || [ "$name" = jobs ] || { say "there is no benchmark \"$name\": bench/run.sh shows all by running them" && exit 1; }
+done
 "$PGFT_ROOT/scripts/setup.sh"
 "$PGFT_ROOT/scripts/build.sh"
 dir=/tmp/pgft.bench.$$
 trap '"$PGFT_ROOT/scripts/cluster.sh" destroy "$dir"' EXIT
 "$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune shared_buffers=512MB
 "$PGFT_ROOT/scripts/cluster.sh" start "$dir"
-for file in "$PGFT_ROOT"/bench/*.sql "$PGFT_ROOT"/bench/{capture,dataset_memory,mining}.sh; do
-    name=$(basename "${file%.*}")
-    url=$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")
-    "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"
-    say "== $name: $(sed -n '/^\(--\|#\) /{ s/^[-#]* //p; q; }' "$file")"
-    case $file in *.sh) PGFT_BIN=$PGFT_BIN "$file" "$url"; continue ;; esac
-    PGOPTIONS='-c client_min_messages=warning' "$PGFT_BIN/psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 --file "$file" "$url"
-done
-say "== jobs: an idle worker, 200 open jobs at a provider, a training file of 400 MB"
-(cd "$PGFT_ROOT" && cargo test --release --quiet --test jobs_bench -- --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
-for script in "$PGFT_ROOT"/bench/training*.sh; do
-    say "== $(basename "$script" .sh): $(sed -n '2s/^# //p' "$script")"
-    "$script"
-done
+
+title() { say "== $1: $2"; }
+
+# An empty database of that name; says its address.
+database() {
+    "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $1 TEMPLATE template0"
+    "$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$1"
+}
+
+run_sql() {
+    title "$1" "$(sed -n '1s/^-- //p' "$bench/$1.sql")"
+    PGOPTIONS='-c client_min_messages=warning' "$PGFT_BIN/psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 --file "$bench/$1.sql" "$(database "$1")"
+}
+
+# Some take the URL of a database, others bring a cluster of their own.
+run_shell() {
+    title "$1" "$(sed -n '2s/^# //p' "$bench/$1.sh")"
+    if grep -q "^# .*$1.sh URL" "$bench/$1.sh"; then PGFT_BIN=$PGFT_BIN "$bench/$1.sh" "$(database "$1")"; else "$bench/$1.sh"; fi
+}
+
 # Those against programs from PyPI, which come into a folder of their own.
-python=$PGFT_PYTHON/bench-metrics
-if [ ! -d "$python" ]; then
-    mapfile -t judges < <(settings bench | sed 's/=/==/')
-    step 'fetch judges' python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$python.new" "${judges[@]}"
-    mv "$python.new" "$python"
-fi
-for file in "$PGFT_ROOT"/bench/*.py; do
-    name=$(basename "$file" .py)
-    "$PGFT_BIN/psql" --quiet --no-psqlrc "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" postgres)" -c "CREATE DATABASE $name TEMPLATE template0"
-    say "== $name: $(sed -n '1s/^"""//p' "$file")"
-    PYTHONPATH=$python python3 "$file" "$("$PGFT_ROOT/scripts/cluster.sh" url "$dir" "$name")"
+run_python() {
+    local python=$PGFT_PYTHON/bench-metrics judges
+    if [ ! -d "$python" ]; then
+        mapfile -t judges < <(settings bench | sed 's/=/==/')
+        step 'fetch judges' python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$python.new" "${judges[@]}"
+        mv "$python.new" "$python"
+    fi
+    title "$1" "$(sed -n '1s/^"""//p' "$bench/$1.py")"
+    PYTHONPATH=$python python3 "$bench/$1.py" "$(database "$1")"
+}
+
+run_jobs() {
+    title jobs 'an idle worker, 200 open jobs at a provider, a training file of 400 MB'
+    (cd "$PGFT_ROOT" && cargo test --release --quiet --no-default-features --features "$(setting "postgres.$PGFT_MAJOR" feature)" --test jobs_bench -- \
+        --ignored --nocapture --test-threads 1 | grep -E '^[^ ]+.*(:|after|in) ')
+}
+
+for name in "${names[@]}"; do
+    if [ "$name" = jobs ]; then run_jobs
+    elif [ -f "$bench/$name.sh" ]; then run_shell "$name"
+    elif [ -f "$bench/$name.sql" ]; then run_sql "$name"
+    else run_python "$name"
+    fi
 done
-say "== shadow: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/shadow.sh")"
-"$PGFT_ROOT/bench/shadow.sh"
-say "== simulation: $(sed -n '2s/^# //p' "$PGFT_ROOT/bench/simulation.sh")"
-"$PGFT_ROOT/bench/simulation.sh"
 say "Server: $("$PGFT_BIN/postgres" --version), fsync off; machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

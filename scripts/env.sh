@@ -77,6 +77,8 @@ fi
 
 # The sentence model that scripts/model.sh fetches.
 MODEL=$PGFT_STATE/models/$(setting demo model)-$(setting demo model_version)
+# The Python environment of the self-hosted trainer, which scripts/trainer.sh installs: another one per list of packages.
+TRAINER_VENV=$PGFT_STATE/trainer-$(cat "$PGFT_ROOT"/trainer/requirements*.txt | cksum | cut -d' ' -f1)
 
 # step NAME COMMAND...: runs it with its output in logs/NAME.log; prints one line, and the end of the log on failure.
 step() {

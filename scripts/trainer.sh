@@ -3,20 +3,18 @@
 source "$(dirname "$0")/env.sh"
 
 PACKAGE=$PGFT_ROOT/trainer
-# Named after what it was made from: another list of packages makes another environment.
-VENV=$PGFT_STATE/trainer-$(cat "$PACKAGE"/requirements*.txt | cksum | cut -d' ' -f1)
 
 environment() {
-    rm -rf "$VENV" "$VENV.new"
-    python3 -m venv "$VENV.new"
-    "$VENV.new/bin/python" -m pip install --quiet --disable-pip-version-check \
+    rm -rf "$TRAINER_VENV" "$TRAINER_VENV.new"
+    python3 -m venv "$TRAINER_VENV.new"
+    "$TRAINER_VENV.new/bin/python" -m pip install --quiet --disable-pip-version-check \
         -r "$PACKAGE/requirements.txt" -r "$PACKAGE/requirements-test.txt"
-    mv "$VENV.new" "$VENV"
+    mv "$TRAINER_VENV.new" "$TRAINER_VENV"
 }
 
 packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || die 'python3 has no venv' 'install it (Debian: apt-get install python3-venv)'
-    [ -d "$VENV" ] || step 'install trainer (6 GB)' environment
+    [ -d "$TRAINER_VENV" ] || step 'install trainer (6 GB)' environment
 }
 
 prepare() {
@@ -27,7 +25,7 @@ prepare() {
 # Any program that needs the same packages.
 run() {
     packages
-    exec "$VENV/bin/python" "$@"
+    exec "$TRAINER_VENV/bin/python" "$@"
 }
 
 serve() {
@@ -38,13 +36,13 @@ In the database, as a superuser:
   CREATE USER MAPPING FOR CURRENT_USER SERVER trainer OPTIONS (api_key_file '$PGFT_STATE/trainer-data/api_key');
   CALL check_provider('trainer');
 EOF
-    PYTHONPATH=$PACKAGE exec "$VENV/bin/python" -m pg_finetune_trainer serve --data "$PGFT_STATE/trainer-data" --base "all-MiniLM-L6-v2=$MODEL" "$@"
+    PYTHONPATH=$PACKAGE exec "$TRAINER_VENV/bin/python" -m pg_finetune_trainer serve --data "$PGFT_STATE/trainer-data" --base "all-MiniLM-L6-v2=$MODEL" "$@"
 }
 
 test() {
     prepare
     cd "$PACKAGE"
-    PGFT_PRISM=$PGFT_STATE/doubles/prism/node_modules/.bin/prism PGFT_TEST_MODEL=$MODEL PYTHONDONTWRITEBYTECODE=1 exec "$VENV/bin/python" -m pytest -p no:cacheprovider --quiet -rs --color=no "$@" tests
+    PGFT_PRISM=$PGFT_STATE/doubles/prism/node_modules/.bin/prism PGFT_TEST_MODEL=$MODEL PYTHONDONTWRITEBYTECODE=1 exec "$TRAINER_VENV/bin/python" -m pytest -p no:cacheprovider --quiet -rs --color=no "$@" tests
 }
 
 case ${1:-} in

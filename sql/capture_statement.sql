@@ -119,7 +119,7 @@ COMMENT ON FUNCTION _new_signals_statement(capture_source) IS 'pg_finetune priva
 REVOKE ALL ON FUNCTION _new_signals_statement(capture_source) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _new_signals_statement(capture_source) TO finetune_admin;
 
-CREATE FUNCTION _known_signals_statement(src capture_source) RETURNS text
+CREATE FUNCTION _known_signals_statement(src capture_source, few boolean) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key_type text := (SELECT format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = src.via AND a.attname = 'signal_id');
@@ -137,6 +137,8 @@ DECLARE
 BEGIN
     -- A point of another user comes first, and is not the same. A vector that is there is not compared: fetching it costs more
     -- than all the rest. Column 4 is NULL where there is nothing to write.
+    -- OFFSET 0: our tables are looked into by their indexes, however the view is joined; hashing them whole, with their texts,
+    -- costs twice as much. The plan for a few keys uses indexes throughout, and has less to set up without it.
     RETURN format($statement$
         SELECT s.signal_id, s.log_place, s.point_place,
                nullif(s.user_action IS DISTINCT FROM s.logged_action OR s.user_action IS DISTINCT FROM s.stored_action
@@ -150,8 +152,10 @@ BEGIN
                    l.ctid AS log_place, l.user_action AS logged_action, l.actioned_at AS logged_at%11$s,
                    t.ctid AS point_place, t.user_action AS stored_action, t.changes, t.used_for_training,
                    t.user_id = v.user_id::text AND t.chunk_content = v.chunk_content::text%2$s AS same
-            FROM %3$s v JOIN @extschema@.training_data_point t ON t.source = %4$L AND t.signal_id = v.signal_id::text
-            LEFT JOIN @extschema@.model_performance_log l ON l.user_id = v.user_id::text AND l.source = %4$L AND l.signal_id = v.signal_id::text
+            FROM %3$s v
+            JOIN LATERAL (SELECT p.ctid, p.* FROM @extschema@.training_data_point p WHERE p.source = %4$L AND p.signal_id = v.signal_id::text%12$s) t ON true
+            LEFT JOIN LATERAL (SELECT p.ctid, p.* FROM @extschema@.model_performance_log p
+                WHERE p.user_id = v.user_id::text AND p.source = %4$L AND p.signal_id = v.signal_id::text%12$s) l ON true
             WHERE v.signal_id = ANY ($1::%5$s[])
             ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%6$s, t.user_id = v.user_id::text) s
         WHERE s.same AND s.log_place IS NOT NULL
@@ -168,14 +172,14 @@ BEGIN
         CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,
         (SELECT string_agg(format(', coalesce(s.%1$I, s.%2$I) AS %1$I', c, 'logged_' || c), '') FROM unnest(served) c), sound,
         (SELECT string_agg(format(' OR s.%2$I IS DISTINCT FROM coalesce(s.%1$I, s.%2$I)', c, 'logged_' || c), '') FROM unnest(served) c),
-        (SELECT string_agg(format(', l.%I AS %I', c, 'logged_' || c), '') FROM unnest(served) c));
+        (SELECT string_agg(format(', l.%I AS %I', c, 'logged_' || c), '') FROM unnest(served) c), CASE WHEN NOT few THEN ' OFFSET 0' END);
 END
 $$;
-COMMENT ON FUNCTION _known_signals_statement(capture_source) IS 'pg_finetune private: SELECT of known signals that show nothing new but an action or serving context, and what to write of them where';
-REVOKE ALL ON FUNCTION _known_signals_statement(capture_source) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _known_signals_statement(capture_source) TO finetune_admin;
+COMMENT ON FUNCTION _known_signals_statement(capture_source, boolean) IS 'pg_finetune private: SELECT of known signals that show nothing new but an action or serving context, and what to write of them where';
+REVOKE ALL ON FUNCTION _known_signals_statement(capture_source, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _known_signals_statement(capture_source, boolean) TO finetune_admin;
 
-CREATE FUNCTION _capture_statement(origin text, operation text) RETURNS text
+CREATE FUNCTION _capture_statement(origin text, operation text, few boolean) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     src @extschema@.capture_source;
@@ -183,9 +187,9 @@ BEGIN
     SELECT * INTO src FROM @extschema@.capture_source c WHERE c.name = origin;
     RETURN CASE WHEN src.name IS NULL THEN NULL
                 WHEN operation = 'INSERT' THEN @extschema@._new_signals_statement(src)
-                ELSE @extschema@._known_signals_statement(src) END;
+                ELSE @extschema@._known_signals_statement(src, few) END;
 END
 $$;
-COMMENT ON FUNCTION _capture_statement(text, text) IS 'pg_finetune private: the statement that captures keys ($1) of a source; $2 = longest chunk';
-REVOKE ALL ON FUNCTION _capture_statement(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _capture_statement(text, text) TO finetune_admin;
+COMMENT ON FUNCTION _capture_statement(text, text, boolean) IS 'pg_finetune private: the statement that captures keys ($1) of a source, planned for a few of them or for many; $2 = longest chunk';
+REVOKE ALL ON FUNCTION _capture_statement(text, text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _capture_statement(text, text, boolean) TO finetune_admin;

@@ -77,7 +77,7 @@ impl Cell<'_> {
 }
 
 /// A transaction of ours that is open for so long has waited for something: I4.
-const OPEN_TOO_LONG: Duration = Duration::from_secs(2);
+const OPEN_TOO_LONG: Duration = Duration::from_secs(1);
 
 /// Ends the watch over transactions, also when the test fails.
 struct Over<'a>(&'a AtomicBool);

@@ -238,8 +238,8 @@ impl Kept {
     }
 
     fn plan(&self, source: &str, operation: Operation, few: bool) -> Result<Plan, UserError> {
-        let query = format!("SELECT {}._capture_statement($1, $2)", self.schema);
-        let text = Spi::get_one_with_args::<String>(&query, &[source.into(), operation.name().into()])?
+        let query = format!("SELECT {}._capture_statement($1, $2, $3)", self.schema);
+        let text = Spi::get_one_with_args::<String>(&query, &[source.into(), operation.name().into(), few.into()])?
             .ok_or_else(|| UserError::unknown(format!("capture source \"{source}\" does not exist")))?;
         let planning = if few { Planning::Once } else { Planning::EachTime };
         Plan::new(&text, &[pg_sys::TEXTARRAYOID, pg_sys::INT4OID], planning)

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 
 use super::profiles::Profile;
 use crate::core::profile;
-use crate::core::trainer::lean;
+use crate::core::trainer::{lean, norm};
 use crate::pg::adapters;
 pub use crate::pg::adapters::Stored;
 use crate::pg::errors::UserError;
@@ -97,7 +97,7 @@ fn relevance_score(user_id: &str, embedding: Vector) -> Result<Option<f64>, Erro
 
 /// With a query of length 1; `None` for a vector without a direction.
 pub fn cosine(x: &[f32], query: &[f32]) -> Option<f64> {
-    let norm = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let norm = norm(x);
     let dot = x.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     (norm > 0.0).then(|| (dot / norm).clamp(-1.0, 1.0))
 }
@@ -193,7 +193,7 @@ fn head(user: &str, model: &str) -> Result<Option<Vec<f32>>, UserError> {
 }
 
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
-    let norm = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
+    let norm = norm(&v) as f32;
     if norm > 0.0 {
         v.iter_mut().for_each(|x| *x /= norm);
     }

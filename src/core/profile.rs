@@ -1,10 +1,14 @@
 //! Sums of unit vectors in fixed point: what is added and taken away again leaves nothing behind, in any order.
 
+use super::trainer::norm;
+
 /// Units of one: a component of a unit vector keeps 32 binary places, more than single precision has.
 const ONE: f64 = 4_294_967_296.0;
 const BYTES: usize = size_of::<i64>();
+/// 1.5 * 2^52: doubles of this size have no binary places, so that whoever is added to it is rounded to a whole number.
+const WHOLE: f64 = 6_755_399_441_055_744.0;
 
-/// Adds a vector of any length but zero, scaled to length 1, `sign` times; a vector without a direction adds nothing.
+/// Adds a vector of any length but zero, scaled to length 1, `sign` (1 or -1) times; a vector without a direction adds nothing.
 /// `None` when the sum is of another dimension.
 #[must_use]
 pub fn add(sum: Vec<u8>, vector: &[f32], sign: i64) -> Option<Vec<u8>> {
@@ -12,13 +16,14 @@ pub fn add(sum: Vec<u8>, vector: &[f32], sign: i64) -> Option<Vec<u8>> {
     if sum.len() != vector.len() * BYTES {
         return None;
     }
-    let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let length = norm(vector);
     if length.is_normal() {
+        let (factor, scale) = (1.0 / length, ONE * sign as f64);
         for (place, &v) in sum.as_chunks_mut().0.iter_mut().zip(vector) {
             // rounded to single precision first: the trainer sees the same unit vectors
-            let unit = f64::from((f64::from(v) / length) as f32);
-            let step = (unit * ONE).round() as i64;
-            *place = i64::from_le_bytes(*place).wrapping_add(sign * step).to_le_bytes();
+            let unit = f64::from((f64::from(v) * factor) as f32);
+            let step = (unit * scale + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits());
+            *place = u64::from_le_bytes(*place).wrapping_add(step).to_le_bytes();
         }
     }
     Some(sum)

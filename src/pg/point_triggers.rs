@@ -65,11 +65,11 @@ pub fn steps(old: &Row, new: &Row) -> [Option<Step>; 2] {
 fn are_the_same(old: &Row, new: &Row, column: &CStr) -> bool {
     let bytes = |row: &Row| {
         let mut is_null = false;
-        // SAFETY: the tuple is of the descriptor, and the column of variable length.
+        // SAFETY: the tuple is of the descriptor, lives during the comparison, and the column is of variable length.
         unsafe {
             let number = pg_sys::SPI_fnumber(row.descriptor, column.as_ptr());
             let value = pg_sys::SPI_getbinval(row.tuple, row.descriptor, number, &mut is_null);
-            (!is_null).then(|| bytes_of(value, -1).to_vec())
+            (!is_null).then(|| bytes_of(value, -1))
         }
     };
     bytes(old) == bytes(new)

@@ -63,6 +63,7 @@ pub use params::Params;
 pub use progress::{Observer, Progress, Stop};
 pub use rerank::{nearest_saved, MAX_SAVED};
 pub use store::Spilling;
+pub use vectors::norm;
 
 use input::Data;
 use progress::Watch;

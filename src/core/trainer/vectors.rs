@@ -232,7 +232,7 @@ pub(super) fn add_scaled(out: &mut [f32], factor: f32, vector: &[f32]) {
 
 /// Length in double precision: squares of small or large numbers do not vanish or overflow.
 #[inline(always)]
-pub(super) fn norm(vector: &[f32]) -> f64 {
+pub fn norm(vector: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (wide, rest) = vector.as_chunks::<LANES>();
     for chunk in wide {
