@@ -119,7 +119,7 @@ COMMENT ON FUNCTION _new_signals_statement(capture_source) IS 'pg_finetune priva
 REVOKE ALL ON FUNCTION _new_signals_statement(capture_source) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _new_signals_statement(capture_source) TO finetune_admin;
 
-CREATE FUNCTION _known_signals_statement(src capture_source, few boolean) RETURNS text
+CREATE FUNCTION _known_signals_statement(src capture_source, sole boolean) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key_type text := (SELECT format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = src.via AND a.attname = 'signal_id');
@@ -136,30 +136,28 @@ DECLARE
         WHERE f.col = ANY (src.columns));
 BEGIN
     -- A point of another user comes first, and is not the same. A vector that is there is not compared: fetching it costs more
-    -- than all the rest. Column 4 is NULL where there is nothing to write.
+    -- than all the rest. No place where it is not for us; column 4 is NULL where there is nothing to write.
     -- OFFSET 0: our tables are looked into by their indexes, however the view is joined; hashing them whole, with their texts,
-    -- costs twice as much. The plan for a few keys uses indexes throughout, and has less to set up without it.
+    -- costs twice as much. A single key needs neither that nor an order; then more than one row is for others to judge.
     RETURN format($statement$
-        SELECT s.signal_id, s.log_place, s.point_place,
+        SELECT s.signal_id, CASE WHEN s.same AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s THEN s.log_place END,
+               s.point_place,
                nullif(s.user_action IS DISTINCT FROM s.logged_action OR s.user_action IS DISTINCT FROM s.stored_action
                       OR s.logged_at IS DISTINCT FROM %7$s%10$s, false),
                s.user_action, %7$s AS actioned_at%8$s,
                s.changes + (s.user_action IS DISTINCT FROM s.stored_action AND s.stored_action IS NOT NULL)::int AS changes,
                s.used_for_training AND s.user_action IS NOT DISTINCT FROM s.stored_action AS used_for_training
         FROM (
-            SELECT DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C")
-                   v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s,
+            SELECT %12$s v.signal_id::text AS signal_id, v.user_action::text AS user_action%1$s,
                    l.ctid AS log_place, l.user_action AS logged_action, l.actioned_at AS logged_at%11$s,
                    t.ctid AS point_place, t.user_action AS stored_action, t.changes, t.used_for_training,
                    t.user_id = v.user_id::text AND t.chunk_content = v.chunk_content::text%2$s AS same
             FROM %3$s v
-            JOIN LATERAL (SELECT p.ctid, p.* FROM @extschema@.training_data_point p WHERE p.source = %4$L AND p.signal_id = v.signal_id::text%12$s) t ON true
+            JOIN LATERAL (SELECT p.ctid, p.* FROM @extschema@.training_data_point p WHERE p.source = %4$L AND p.signal_id = v.signal_id::text%13$s) t ON true
             LEFT JOIN LATERAL (SELECT p.ctid, p.* FROM @extschema@.model_performance_log p
-                WHERE p.user_id = v.user_id::text AND p.source = %4$L AND p.signal_id = v.signal_id::text%12$s) l ON true
+                WHERE p.user_id = v.user_id::text AND p.source = %4$L AND p.signal_id = v.signal_id::text%13$s) l ON true
             WHERE v.signal_id = ANY ($1::%5$s[])
-            ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%6$s, t.user_id = v.user_id::text) s
-        WHERE s.same AND s.log_place IS NOT NULL
-          AND (s.user_action IS NULL OR s.user_action IN ('saved', 'skipped', 'snipped'))%9$s$statement$,
+            %6$s) s$statement$,
         concat(CASE WHEN timed THEN ', v.actioned_at::timestamptz AS actioned_at' END,
             (SELECT coalesce(string_agg(format(', v.%1$I::%2$s AS %1$I', c, a.atttypid::regtype), ''), '') FROM unnest(served) c
                 JOIN pg_attribute a ON a.attrelid = '@extschema@.captured_signal'::regclass AND a.attname = c)),
@@ -169,17 +167,20 @@ BEGIN
             CASE WHEN 'query_embedding' = ANY (src.columns) THEN ' AND (v.query_embedding IS NULL OR t.query_embedding IS NOT NULL)' END,
             CASE WHEN 'reason' = ANY (src.columns) THEN ' AND t.reason IS NOT DISTINCT FROM v.reason::text' END),
         src.via, src.name, coalesce(key_type, 'text'),
-        CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END, acted_at,
+        CASE WHEN NOT sole THEN format('ORDER BY v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C"%s, t.user_id = v.user_id::text',
+            CASE WHEN timed THEN ', v.actioned_at DESC NULLS LAST' END) END, acted_at,
         (SELECT string_agg(format(', coalesce(s.%1$I, s.%2$I) AS %1$I', c, 'logged_' || c), '') FROM unnest(served) c), sound,
         (SELECT string_agg(format(' OR s.%2$I IS DISTINCT FROM coalesce(s.%1$I, s.%2$I)', c, 'logged_' || c), '') FROM unnest(served) c),
-        (SELECT string_agg(format(', l.%I AS %I', c, 'logged_' || c), '') FROM unnest(served) c), CASE WHEN NOT few THEN ' OFFSET 0' END);
+        (SELECT string_agg(format(', l.%I AS %I', c, 'logged_' || c), '') FROM unnest(served) c),
+        CASE WHEN NOT sole THEN 'DISTINCT ON (v.user_id::text COLLATE "C", v.signal_id::text COLLATE "C")' END,
+        CASE WHEN NOT sole THEN ' OFFSET 0' END);
 END
 $$;
 COMMENT ON FUNCTION _known_signals_statement(capture_source, boolean) IS 'pg_finetune private: SELECT of known signals that show nothing new but an action or serving context, and what to write of them where';
 REVOKE ALL ON FUNCTION _known_signals_statement(capture_source, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _known_signals_statement(capture_source, boolean) TO finetune_admin;
 
-CREATE FUNCTION _capture_statement(origin text, operation text, few boolean) RETURNS text
+CREATE FUNCTION _capture_statement(origin text, operation text, sole boolean) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     src @extschema@.capture_source;
@@ -187,9 +188,9 @@ BEGIN
     SELECT * INTO src FROM @extschema@.capture_source c WHERE c.name = origin;
     RETURN CASE WHEN src.name IS NULL THEN NULL
                 WHEN operation = 'INSERT' THEN @extschema@._new_signals_statement(src)
-                ELSE @extschema@._known_signals_statement(src, few) END;
+                ELSE @extschema@._known_signals_statement(src, sole) END;
 END
 $$;
-COMMENT ON FUNCTION _capture_statement(text, text, boolean) IS 'pg_finetune private: the statement that captures keys ($1) of a source, planned for a few of them or for many; $2 = longest chunk';
+COMMENT ON FUNCTION _capture_statement(text, text, boolean) IS 'pg_finetune private: the statement that captures keys ($1) of a source, made for one key or for any number; $2 = longest chunk';
 REVOKE ALL ON FUNCTION _capture_statement(text, text, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _capture_statement(text, text, boolean) TO finetune_admin;

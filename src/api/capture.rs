@@ -20,8 +20,24 @@ use crate::pg::{relcache, settings, statement};
 const CHECKS: [u16; 2] = [3, 2];
 /// Columns of _known_signals_statement(): key, places in log and data points, whether something changed; then what to set.
 const FIRST_SETTING: i32 = 5;
-/// Up to this many keys a plan is kept; beyond, the number of keys decides how tables are joined.
-const FEW: usize = 10;
+
+/// How many keys a statement is for. Up to ten a plan is kept; beyond, the number of keys decides how tables are joined.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Crowd {
+    One,
+    Few,
+    Many,
+}
+
+impl Crowd {
+    fn of(keys: &[String]) -> Self {
+        match keys.len() {
+            1 => Self::One,
+            2..=10 => Self::Few,
+            _ => Self::Many,
+        }
+    }
+}
 
 /// How to read capture_source, and what is kept of each source that this backend has written to.
 struct Kept {
@@ -35,7 +51,7 @@ struct Kept {
     points: pg_sys::Oid,
     look_up: Plan,
     rows: HashMap<String, Row>,
-    sources: HashMap<(String, Operation, bool), Known>,
+    sources: HashMap<(String, Operation, Crowd), Known>,
 }
 
 /// Version, table and view of a row of capture_source.
@@ -146,10 +162,10 @@ fn capture(
     if !is_trusted(relation) || !is_trusted(via) {
         return Ok(None);
     }
-    let few = keys.len() <= FEW;
-    let place = (source.to_owned(), operation, few);
+    let crowd = Crowd::of(keys);
+    let place = (source.to_owned(), operation, crowd);
     if kept.sources.get(&place).is_none_or(|known| known.row != found || !known.plan.is_valid()) {
-        let plan = kept.plan(source, operation, few)?;
+        let plan = kept.plan(source, operation, crowd)?;
         kept.sources.insert(place.clone(), Known { row: found, plan });
     }
     let Some(known) = kept.sources.get_mut(&place) else { return Ok(None) };
@@ -165,7 +181,9 @@ fn capture(
             ] else {
                 return Ok(None);
             };
-            known.plan.read(&mut values, |rows| act(rows, &log, &points)).transpose()
+            let is_unclear = |rows: &Rows| crowd == Crowd::One && rows.count() > 1;
+            let done = known.plan.read(&mut values, |rows| (!is_unclear(rows)).then(|| act(rows, &log, &points)));
+            done.flatten().transpose()
         }
         _ => Ok(Some(known.plan.run(&mut values).into_iter().filter_map(|mut row| row.pop().flatten()).collect())),
     }
@@ -237,11 +255,14 @@ impl Kept {
         Some(row)
     }
 
-    fn plan(&self, source: &str, operation: Operation, few: bool) -> Result<Plan, UserError> {
+    fn plan(&self, source: &str, operation: Operation, crowd: Crowd) -> Result<Plan, UserError> {
         let query = format!("SELECT {}._capture_statement($1, $2, $3)", self.schema);
-        let text = Spi::get_one_with_args::<String>(&query, &[source.into(), operation.name().into(), few.into()])?
-            .ok_or_else(|| UserError::unknown(format!("capture source \"{source}\" does not exist")))?;
-        let planning = if few { Planning::Once } else { Planning::EachTime };
+        let text = Spi::get_one_with_args::<String>(
+            &query,
+            &[source.into(), operation.name().into(), (crowd == Crowd::One).into()],
+        )?
+        .ok_or_else(|| UserError::unknown(format!("capture source \"{source}\" does not exist")))?;
+        let planning = if crowd == Crowd::Many { Planning::EachTime } else { Planning::Once };
         Plan::new(&text, &[pg_sys::TEXTARRAYOID, pg_sys::INT4OID], planning)
     }
 }

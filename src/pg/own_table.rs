@@ -108,7 +108,11 @@ impl OwnTable {
         // place was not given away. The new one is freed after use.
         unsafe {
             let descriptor = (*self.relation).rd_att;
-            let Some((mut old, buffer)) = self.pin(place, patience) else { return false };
+            let mut old = pg_sys::HeapTupleData { t_self: place.0, ..Default::default() };
+            let (any, mut buffer) = (&raw mut pg_sys::SnapshotAnyData, 0);
+            if !pg_sys::heap_fetch(self.relation, any, &mut old, &mut buffer, false) {
+                return false;
+            }
             let new = pg_sys::heap_modify_tuple_by_cols(
                 &mut old,
                 descriptor,
@@ -124,7 +128,7 @@ impl OwnTable {
                 new,
                 pg_sys::GetCurrentCommandId(true),
                 std::ptr::null_mut(),
-                true,
+                patience == Patience::Wait,
                 &mut failure,
                 &mut lock,
                 &mut indexes,
@@ -139,35 +143,6 @@ impl OwnTable {
             pg_sys::heap_freetuple(new);
             pg_sys::ReleaseBuffer(buffer);
             done
-        }
-    }
-
-    /// A version of a row, and the buffer whose pin keeps it there. Without patience it is locked, or left.
-    unsafe fn pin(&self, place: Place, patience: Patience) -> Option<(pg_sys::HeapTupleData, pg_sys::Buffer)> {
-        let mut row = pg_sys::HeapTupleData { t_self: place.0, ..Default::default() };
-        let mut buffer = 0;
-        // SAFETY: both functions fill in the tuple and pin its buffer; heap_fetch() releases it again when it fails.
-        unsafe {
-            if patience == Patience::Wait {
-                let any = &raw mut pg_sys::SnapshotAnyData;
-                return pg_sys::heap_fetch(self.relation, any, &mut row, &mut buffer, false).then_some((row, buffer));
-            }
-            let mut failure = Default::default();
-            let outcome = pg_sys::heap_lock_tuple(
-                self.relation,
-                &mut row,
-                pg_sys::GetCurrentCommandId(true),
-                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
-                pg_sys::LockWaitPolicy::LockWaitSkip,
-                false,
-                &mut buffer,
-                &mut failure,
-            );
-            if outcome != pg_sys::TM_Result::TM_Ok {
-                pg_sys::ReleaseBuffer(buffer);
-                return None;
-            }
-            Some((row, buffer))
         }
     }
 
