@@ -7,7 +7,7 @@ INSERT INTO training_data_point (user_id, id, source, signal_id, chunk_id, chunk
 SELECT 'user-' || i % (:points / 100), 'signal:' || i, 'signal', i::text, 'chunk-' || i, repeat('some words of passage ' || i || ' ', 18), v,
        CASE WHEN i / (:points / 100) % 3 = 0 THEN 'saved' ELSE 'skipped' END, t, t, random(), 'feed'
 FROM (SELECT i, '2026-01-01'::timestamptz + (i::bigint * 7919 % 1000003) * interval '10 s' AS t FROM generate_series(1, :points) i) s
-JOIN vectors ON n = i::bigint * 31 % 5000;
+JOIN vectors ON n = (i::bigint * 7919 + i / (:points / 100)) % 5000; -- a user's are all different
 VACUUM ANALYZE training_data_point;
 CREATE TABLE plain (LIKE dataset_example INCLUDING ALL);
 CREATE TABLE result (what text, ours double precision, plain double precision, unit text, ours_wall double precision, plain_wall double precision);
@@ -66,6 +66,7 @@ CALL measure('contrastive_triplets: ' || :triplets || ' random ones, against a g
            :triplets, :examples),
     'SELECT count(t) FROM (SELECT contrastive_triplets(''d'', 4, ''random'') AS t OFFSET 0) x', 's', NULL);
 DROP TABLE texts;
+SELECT count(*) AS "triplets made" FROM contrastive_triplets('d', 4, 'random');
 
 CALL measure('export_jsonl: raw, against row_to_json of the same columns',
     'COPY (SELECT row_to_json(r) FROM (SELECT user_id, id, chunk_id, chunk_content AS text, context, user_action AS action, label, reason, evidence, weight, split,

@@ -13,6 +13,7 @@ use crate::pg::dataset_search::Search;
 use crate::pg::dataset_triplets::{Groups, Triplets};
 use crate::pg::errors::UserError;
 use crate::pg::roles;
+use crate::pg::text::SharedText;
 
 #[pg_extern(sql = false, stable)]
 #[allow(clippy::type_complexity, clippy::too_many_arguments)]
@@ -35,13 +36,13 @@ fn contrastive_triplets(
     TableIterator<
         'static,
         (
-            name!(user_id, String),
-            name!(anchor_id, String),
-            name!(positive_id, String),
-            name!(negative_id, String),
-            name!(anchor, String),
-            name!(positive, String),
-            name!(negative, String),
+            name!(user_id, SharedText),
+            name!(anchor_id, SharedText),
+            name!(positive_id, SharedText),
+            name!(negative_id, SharedText),
+            name!(anchor, SharedText),
+            name!(positive, SharedText),
+            name!(negative, SharedText),
             name!(mined, bool),
         ),
     >,
@@ -115,25 +116,18 @@ fn side(name: &str) -> Result<Split, UserError> {
     name.parse().map_err(user_error)
 }
 
-type Row = (String, String, String, String, String, String, String, bool);
+type Row = (SharedText, SharedText, SharedText, SharedText, SharedText, SharedText, SharedText, bool);
 
 fn rows(triplets: &Triplets) -> Vec<Row> {
     let Triplets { user, group, mined } = triplets;
+    let share = SharedText::of;
     let example = |i: usize| &user.examples()[i];
     let (anchor, positive) = (example(group.anchor), example(group.positive));
     let own = group.own.iter().map(|&i| (&example(i).id, &example(i).text, false));
     own.chain(mined.iter().map(|m| (&m.id, &m.text, true)))
         .map(|(id, text, mined)| {
-            (
-                user.user_id().to_owned(),
-                anchor.id.clone(),
-                positive.id.clone(),
-                id.clone(),
-                anchor.text.clone(),
-                positive.text.clone(),
-                text.clone(),
-                mined,
-            )
+            let ids = (share(user.user_id()), share(&anchor.id), share(&positive.id), share(id));
+            (ids.0, ids.1, ids.2, ids.3, share(&anchor.text), share(&positive.text), share(text), mined)
         })
         .collect()
 }

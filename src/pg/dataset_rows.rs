@@ -1,7 +1,6 @@
 //! Reads a frozen dataset user by user.
 //!
-//! Keyset queries instead of a cursor: an SRF that is not read to its end leaves nothing open, and every query names
-//! its users first, so that a distributed Postgres can route it.
+//! Keyset queries instead of a cursor: an SRF that is not read to its end leaves nothing open.
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
@@ -19,9 +18,10 @@ use crate::pg::row::{read_all, Row};
 use crate::pg::settings::with_local;
 use crate::pg::spi::own_schema;
 
-/// Users looked up at once, and examples read at once (one user may have more).
-const USERS: i64 = 500;
-const EXAMPLES: i64 = 1_000;
+/// Examples read at once (one user may have more).
+const EXAMPLES: usize = 1_000;
+/// A user with all examples.
+type Whole = (String, Vec<Example>);
 
 /// Lines, and where they end: user and id, empty where nothing is left.
 pub type RawLines = (Vec<String>, (String, String));
@@ -106,39 +106,33 @@ impl Source {
         }
     }
 
-    /// The next users who have examples on this side, with their numbers of examples.
-    fn users_after(&self, last: Option<&str>) -> Result<VecDeque<(String, i64)>, UserError> {
+    /// The next examples after a user and id, on both sides and grouped by user, and how many they are.
+    fn examples_after(&self, after: (&str, &str), vectors: bool) -> Result<(VecDeque<Whole>, usize), UserError> {
         let query = format!(
-            "SELECT e.user_id, pg_catalog.count(*) FROM {}.dataset_example e \
-             WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND e.split OPERATOR(pg_catalog.=) $2 \
-               AND ($3 IS NULL OR e.user_id OPERATOR(pg_catalog.>) $3) \
-             GROUP BY e.user_id ORDER BY e.user_id LIMIT $4",
-            self.schema
-        );
-        self.rows(&query, &[self.dataset.as_str().into(), self.split.name().into(), last.into(), USERS.into()], |row| {
-            (row.text(1).unwrap_or_default().to_owned(), row.count(2).unwrap_or_default())
-        })
-    }
-
-    /// All examples of some users, on both sides, user after user in the order asked for.
-    fn examples_of(&self, users: &[String], vectors: bool) -> Result<VecDeque<(String, Example)>, UserError> {
-        let query = format!(
-            "SELECT e.user_id, e.id, e.chunk_content, e.content_hash, CASE WHEN $3 THEN e.embedding END, e.user_action, \
+            "SELECT e.user_id, e.id, e.chunk_content, e.content_hash, CASE WHEN $4 THEN e.embedding END, e.user_action, \
                     e.label, e.split, e.surface, e.context, e.reason, e.actioned_at \
              FROM {}.dataset_example e \
-             WHERE e.user_id OPERATOR(pg_catalog.=) ANY ($2) AND e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid \
-             ORDER BY e.user_id, e.id",
+             WHERE e.dataset_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid AND ROW(e.user_id, e.id) OPERATOR(pg_catalog.>) ROW($2, $3) \
+             ORDER BY e.user_id, e.id LIMIT {EXAMPLES}",
             self.schema
         );
-        let args = [self.dataset.as_str().into(), users.to_vec().into(), vectors.into()];
-        self.rows(&query, &args, |row| (row.text(1).unwrap_or_default().to_owned(), example(row)))
+        let types = [plans::text(), plans::text(), plans::text(), PgBuiltInOids::BOOLOID.oid()];
+        let args = [self.dataset.as_str().into(), after.0.into(), after.1.into(), vectors.into()];
+        let (mut users, mut rows) = (VecDeque::<Whole>::new(), 0);
+        let mut read = |row: &Row<'_>| {
+            rows += 1;
+            let user = row.text(1).unwrap_or_default();
+            match users.back_mut().filter(|(last, _)| last == user) {
+                Some((_, examples)) => examples.push(example(row)),
+                None => users.push_back((user.to_owned(), vec![example(row)])),
+            }
+        };
+        self.in_order(&query, &types, &args, &mut read)?;
+        Ok((users, rows))
     }
 
-    /// The next lines of the raw format after a user and id, and the user and id of the last of them. They come in the
-    /// order of an index: a plan that sorts would sort all that is left, for every part anew.
+    /// The next lines of the raw format after a user and id, and the user and id of the last of them.
     pub fn raw_lines(&self, after: Option<&(String, String)>) -> Result<RawLines, UserError> {
-        const IN_ORDER: [(&CStr, &CStr); 3] =
-            [(c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off"), (c"enable_sort", c"off")];
         let query = format!(
             "SELECT e.user_id, e.id, e.chunk_id, e.chunk_content, e.context, e.user_action, e.label, e.reason, e.evidence, \
                     e.weight, e.split, e.relevance_score, e.surface, e.session_id, e.actioned_at, e.content_hash \
@@ -161,14 +155,32 @@ impl Source {
                 last = (example.user_id.to_owned(), example.id.to_owned());
             }
         };
+        self.in_order(&query, &[plans::text(); 4], &args, &mut read)?;
+        Ok((lines, last))
+    }
+
+    /// Reads rows in the order of an index: a plan that sorts would sort all that is left, for every part anew. One
+    /// plan does for all parts.
+    fn in_order(
+        &self,
+        query: &str,
+        types: &[PgOid],
+        args: &[pgrx::datum::DatumWithOid],
+        read: &mut dyn FnMut(&Row<'_>),
+    ) -> Result<(), UserError> {
+        const IN_ORDER: [(&CStr, &CStr); 4] = [
+            (c"enable_seqscan", c"off"),
+            (c"enable_bitmapscan", c"off"),
+            (c"enable_sort", c"off"),
+            (c"plan_cache_mode", c"force_generic_plan"),
+        ];
         with_local(&IN_ORDER, || {
-            plans::select(&query, &[plans::text(); 4], &args, |table| {
-                read_all::<(), ()>(table, &mut read);
+            plans::select(query, types, args, |table| {
+                read_all::<(), ()>(table, read);
                 Ok(())
             })
         })
-        .map_err(UserError::from)?;
-        Ok((lines, last))
+        .map_err(UserError::from)
     }
 
     pub fn rows<T, Rows: FromIterator<T>>(
@@ -185,13 +197,13 @@ impl Source {
 fn example(row: &Row<'_>) -> Example {
     let text = |column| row.text(column).map(str::to_owned);
     Example {
-        id: text(2).unwrap_or_default(),
-        text: text(3).unwrap_or_default(),
-        content_hash: row.bytes(4).unwrap_or_default().to_vec(),
+        id: row.text(2).unwrap_or_default().into(),
+        text: row.text(3).unwrap_or_default().into(),
+        content_hash: row.bytes(4).unwrap_or_default().try_into().unwrap_or_default(),
         vector: unit_vector(row.vector(5)),
         action: text(6).unwrap_or_default(),
         label: row.truth(7).unwrap_or_default(),
-        split: text(8).unwrap_or_default(),
+        split: row.text(8).and_then(|split| split.parse().ok()).unwrap_or_default(),
         surface: text(9),
         context: text(10),
         reason: text(11),
@@ -234,14 +246,14 @@ pub fn unit_vector(vector: Option<&[f32]>) -> Vec<f32> {
 pub struct Users {
     source: Source,
     vectors: bool,
-    last: Option<String>,
-    counted: VecDeque<(String, i64)>,
-    loaded: VecDeque<(String, Example)>,
+    /// The last of them may go on.
+    loaded: VecDeque<Whole>,
+    ended: bool,
 }
 
 impl Users {
     pub fn with_vectors(source: Source) -> Self {
-        Self { source, vectors: true, last: None, counted: VecDeque::new(), loaded: VecDeque::new() }
+        Self { source, vectors: true, loaded: VecDeque::new(), ended: false }
     }
 
     pub fn without_vectors(source: Source) -> Self {
@@ -252,36 +264,29 @@ impl Users {
         &self.source
     }
 
-    pub fn advance(&mut self) -> Result<Option<(String, Vec<Example>)>, UserError> {
-        if self.loaded.is_empty() {
-            self.load()?;
-        }
-        let Some((user, _)) = self.loaded.front() else { return Ok(None) };
-        let user = user.clone();
-        let mut examples = Vec::new();
-        while let Some((_, example)) = self.loaded.pop_front_if(|(owner, _)| *owner == user) {
-            if example.split != Split::Train.name() || self.source.shows(&example.content_hash) {
-                examples.push(example);
+    pub fn advance(&mut self) -> Result<Option<Whole>, UserError> {
+        loop {
+            while self.loaded.len() < 2 && !self.ended {
+                self.load()?;
+            }
+            let Some((user, mut examples)) = self.loaded.pop_front() else { return Ok(None) };
+            if examples.iter().any(|example| example.split == self.source.split) {
+                examples.retain(|e| e.split != Split::Train || self.source.shows(&e.content_hash));
+                return Ok(Some((user, examples)));
             }
         }
-        Ok(Some((user, examples)))
     }
 
-    /// Reads the next users, as many as have about `EXAMPLES` examples together.
     fn load(&mut self) -> Result<(), UserError> {
-        if self.counted.is_empty() {
-            self.counted = self.source.users_after(self.last.as_deref())?;
+        let last = self.loaded.back().and_then(|(user, examples)| Some((user.as_str(), &*examples.last()?.id)));
+        let (mut more, rows) = self.source.examples_after(last.unwrap_or_default(), self.vectors)?; // nobody's id is empty
+        self.ended = rows < EXAMPLES;
+        if let Some((user, examples)) = self.loaded.back_mut() {
+            if let Some((_, going_on)) = more.pop_front_if(|(next, _)| next == user) {
+                examples.extend(going_on);
+            }
         }
-        let mut users = Vec::new();
-        let mut examples = 0;
-        while let Some((user, n)) = self.counted.pop_front_if(|(_, n)| examples == 0 || examples + *n <= EXAMPLES) {
-            examples += n;
-            users.push(user);
-        }
-        if let Some(last) = users.last() {
-            self.last = Some(last.clone());
-            self.loaded = self.source.examples_of(&users, self.vectors)?;
-        }
+        self.loaded.append(&mut more);
         Ok(())
     }
 }

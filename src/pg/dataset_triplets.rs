@@ -200,7 +200,7 @@ fn read_texts<'a>(source: &Source, places: impl Iterator<Item = &'a Arc<Place>>)
     );
     let args = [source.dataset.as_str().into(), of(&|p| &p.user_id).into(), of(&|p| &p.id).into()];
     let rows: Vec<(Option<[u8; 32]>, MinedText)> = source.rows(&query, &args, |row| {
-        let text = |column| row.text(column).unwrap_or_default().to_owned();
+        let text = |column| row.text(column).unwrap_or_default().into();
         let hash = row.bytes(1).and_then(|hash| hash.try_into().ok());
         (hash, MinedText { id: text(2), text: text(3), vector: unit_vector(row.vector(4)) })
     })?;

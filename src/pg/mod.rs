@@ -25,6 +25,7 @@ pub mod shared;
 pub mod spaces;
 pub mod spi;
 pub mod statement;
+pub mod text;
 pub mod threads;
 pub mod triggers;
 pub mod vector;

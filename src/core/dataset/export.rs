@@ -73,7 +73,7 @@ pub fn group_lines(
     for &i in &group.own {
         negatives.push(text(i)?);
     }
-    negatives.extend(mined.iter().map(|m| m.text.as_str()));
+    negatives.extend(mined.iter().map(|m| m.text.as_ref()));
     Ok(match format {
         Format::Triplet => negatives.iter().map(|negative| line(&TripletLine { anchor, positive, negative })).collect(),
         Format::Pair => vec![line(&PairLine { anchor, positive })],
@@ -97,9 +97,8 @@ impl Listener {
     pub fn new(user_id: String, examples: Vec<Example>, split: Split) -> Self {
         let indices =
             |wanted: &dyn Fn(&Example) -> bool| (0..examples.len()).filter(|&i| wanted(&examples[i])).collect();
-        let lines = indices(&|e| e.split == split.name());
-        let known = Split::Train.name();
-        let mut saves: Vec<usize> = indices(&|e| e.label && e.split == known && !e.text.trim().is_empty());
+        let lines = indices(&|e| e.split == split);
+        let mut saves: Vec<usize> = indices(&|e| e.label && e.split == Split::Train && !e.text.trim().is_empty());
         let newest_first = |&a: &usize, &b: &usize| {
             let (a, b): (&Example, &Example) = (&examples[a], &examples[b]);
             b.actioned_at.cmp(&a.actioned_at).then_with(|| a.id.cmp(&b.id))
@@ -149,7 +148,7 @@ impl Listener {
         let index = self.lines[number];
         let example = &self.examples[index];
         let question = self.question(Format::OpenaiChat, index, words)?;
-        Ok(Asked { id: example.id.clone(), saved: example.label, question })
+        Ok(Asked { id: example.id.to_string(), saved: example.label, question })
     }
 
     /// What the judge is asked: the listener's newest other saves, then the passage.
@@ -200,7 +199,7 @@ fn text_of<'a>(format: Format, user_id: &str, example: &'a Example) -> Result<&'
     if example.text.trim().is_empty() {
         return Err(DatasetError::EmptyText {
             user_id: user_id.to_owned(),
-            id: example.id.clone(),
+            id: example.id.to_string(),
             format: format.name(),
         });
     }

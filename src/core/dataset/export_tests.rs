@@ -12,7 +12,6 @@ fn example(id: &str, label: bool, text: &str, day: i64) -> Example {
         text: text.to_owned(),
         label,
         action: if label { "saved" } else { "skipped" }.to_owned(),
-        split: "train".to_owned(),
         actioned_at: Moment::since_2000(day * 86_400_000_000),
         ..Example::default()
     }
@@ -169,7 +168,7 @@ fn chat_asks_about_the_passage_and_never_shows_it_as_saved() {
 #[test]
 fn a_profile_holds_the_newest_saves_of_the_train_side() {
     let mut all: Vec<Example> = (1..=7).map(|i| example(&format!("s{i}"), true, &format!("save {i}"), i)).collect();
-    all[6].split = "test".to_owned();
+    all[6].split = Split::Test;
     all.push(example("n", false, "the passage", 8));
     let line = listener(all.clone()).line(Format::OpenaiChat, 6, &words()).unwrap();
     assert!(line.contains(r"- save 6\n- save 5\n- save 4\n- save 3\n- save 2\n\n"), "{line}");

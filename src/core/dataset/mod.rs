@@ -10,22 +10,25 @@ pub mod twins;
 pub mod verdict;
 
 use std::fmt;
+use std::rc::Rc;
 use std::str::FromStr;
 
+use hash::Hash;
 use moment::Moment;
 use sha2::{Digest, Sha256};
 
 /// One frozen example: what triplets and questions are made of.
 #[derive(Debug, Clone, Default)]
 pub struct Example {
-    pub id: String,
-    pub text: String,
-    pub content_hash: Vec<u8>,
+    /// shared with the rows that are made of them
+    pub id: Rc<str>,
+    pub text: Rc<str>,
+    pub content_hash: Hash,
     pub vector: Vec<f32>,
     pub action: String,
     /// true = positive
     pub label: bool,
-    pub split: String,
+    pub split: Split,
     pub surface: Option<String>,
     pub context: Option<String>,
     /// what was said about the action
@@ -33,8 +36,9 @@ pub struct Example {
     pub actioned_at: Moment,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Split {
+    #[default]
     Train,
     Test,
 }

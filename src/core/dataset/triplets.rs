@@ -4,6 +4,7 @@
 //! take texts of other users, kept apart from likely positives by a margin (docs/datasets.md, "Triplets").
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use rand::seq::SliceRandom;
@@ -14,6 +15,8 @@ use sha2::{Digest, Sha256};
 use super::hash::Hash;
 use super::search::Candidate;
 use super::{DatasetError, Example, Split};
+use crate::core::trainer::norm;
+use crate::core::trainer::vectors::{product, Matrix};
 
 /// A text this close to a save is the same text in other words: no negative.
 const NEAR_DUPLICATE: f32 = 0.97;
@@ -166,8 +169,8 @@ impl Options {
 /// A text of somebody else's that was mined.
 #[derive(Debug, Clone)]
 pub struct MinedText {
-    pub id: String,
-    pub text: String,
+    pub id: Rc<str>,
+    pub text: Rc<str>,
     pub vector: Vec<f32>,
 }
 
@@ -191,7 +194,7 @@ pub struct Wanted {
 
 /// What of one user's examples may stand in a triplet.
 pub struct User {
-    user_id: String,
+    user_id: Rc<str>,
     examples: Vec<Example>,
     saves: Vec<usize>,
     skips: Vec<usize>,
@@ -203,18 +206,15 @@ impl User {
     pub fn new(user_id: String, mut examples: Vec<Example>, split: Split, check: &mut dyn FnMut()) -> Self {
         examples.sort_by(|a, b| a.id.cmp(&b.id));
         let of = |label: bool| (0..examples.len()).filter(|&i| examples[i].label == label).collect::<Vec<_>>();
-        let here = |i: &usize| examples[*i].split == split.name();
+        let here = |i: &usize| examples[*i].split == split;
         let all_saves = of(true);
         let saves: Vec<usize> = all_saves.iter().copied().filter(here).collect();
-        let mut skips: Vec<usize> = of(false).into_iter().filter(here).collect();
-        skips.retain(|&skip| {
-            check();
-            all_saves.iter().all(|&save| similarity(&examples[save].vector, &examples[skip].vector) <= NEAR_DUPLICATE)
-        });
-        Self { user_id, examples, saves, skips }
+        let skips: Vec<usize> = of(false).into_iter().filter(here).collect();
+        let skips = apart_from(&examples, &all_saves, skips, check);
+        Self { user_id: user_id.into(), examples, saves, skips }
     }
 
-    pub fn user_id(&self) -> &str {
+    pub fn user_id(&self) -> &Rc<str> {
         &self.user_id
     }
 
@@ -225,7 +225,7 @@ impl User {
 
     /// Texts that are no candidates for this user.
     pub fn met(&self) -> HashSet<Hash> {
-        self.examples.iter().filter_map(|e| e.content_hash.as_slice().try_into().ok()).collect()
+        self.examples.iter().map(|e| e.content_hash).collect()
     }
 
     /// Positives that can have an anchor, none for users with a single save; up to the cap, drawn by the seed.
@@ -312,6 +312,34 @@ impl User {
     }
 }
 
+/// Those that are none of the saves in other words.
+fn apart_from(examples: &[Example], saves: &[usize], skips: Vec<usize>, check: &mut dyn FnMut()) -> Vec<usize> {
+    const AT_ONCE: usize = 256;
+    let dimensions = examples.iter().map(|e| e.vector.len()).max().unwrap_or_default();
+    if saves.is_empty() || dimensions == 0 {
+        return skips;
+    }
+    let rows = |of: &[usize]| {
+        let mut rows = vec![0.0; of.len() * dimensions];
+        for (row, &i) in rows.chunks_mut(dimensions).zip(of) {
+            row[..examples[i].vector.len()].copy_from_slice(&examples[i].vector);
+        }
+        rows
+    };
+    let saved = rows(saves);
+    let saved = Matrix::new(&saved, saves.len(), dimensions).transposed();
+    let mut apart = Vec::with_capacity(skips.len());
+    for skips in skips.chunks(AT_ONCE) {
+        check();
+        let skipped = rows(skips);
+        let mut scores = vec![0.0; skips.len() * saves.len()];
+        product(1.0, Matrix::new(&skipped, skips.len(), dimensions), saved, 0.0, &mut scores);
+        let scores = skips.iter().zip(scores.chunks(saves.len()));
+        apart.extend(scores.filter(|(_, scores)| scores.iter().all(|&s| s <= NEAR_DUPLICATE)).map(|(&skip, _)| skip));
+    }
+    apart
+}
+
 /// Cosine of two unit vectors.
 pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
@@ -328,7 +356,7 @@ pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
 
 /// Scales to length one; the length is computed in f64, so that tiny vectors keep their direction.
 pub fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let length = norm(vector);
     if length > 0.0 {
         let scale = 1.0 / length;
         vector.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);

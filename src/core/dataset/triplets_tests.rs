@@ -9,10 +9,9 @@ fn example(id: &str, label: bool, vector: &[f32]) -> Example {
     Example {
         id: id.to_owned(),
         text: format!("text {id}"),
-        content_hash: hash(id).to_vec(),
+        content_hash: hash(id),
         vector,
         label,
-        split: "train".to_owned(),
         ..Example::default()
     }
 }
@@ -141,7 +140,7 @@ fn a_skip_that_nearly_equals_a_save_is_no_negative_even_across_sides() {
         example("twin", false, &[0.01, 0.0, 1.0]),
         example("other", false, &[1.0, 1.0, 1.0]),
     ];
-    examples[2].split = "test".to_owned();
+    examples[2].split = Split::Test;
     let user = user(&examples);
     assert_eq!(user.positives(&options(4, Mining::Hard, 1)).len(), 2);
     assert_eq!(negatives(&user, "s1", &options(4, Mining::Random, 1)), ["other"]);

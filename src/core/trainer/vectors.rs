@@ -163,7 +163,7 @@ pub(super) fn product_f64(
 /// Runs a loop with wider registers where the processor has them. The order of every sum is in the source, so the
 /// result is the same.
 #[inline(always)]
-pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
