@@ -14,7 +14,8 @@ done
 "$PGFT_ROOT/scripts/build.sh"
 dir=/tmp/pgft.bench.$$
 trap '"$PGFT_ROOT/scripts/cluster.sh" destroy "$dir"' EXIT
-"$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune shared_buffers=512MB
+# A quarter of the memory, as PostgreSQL's manual advises.
+"$PGFT_ROOT/scripts/cluster.sh" create "$dir" shared_preload_libraries=pg_finetune "shared_buffers=$(awk '/^MemTotal/ { print int($2 / 4096) "MB" }' /proc/meminfo)"
 "$PGFT_ROOT/scripts/cluster.sh" start "$dir"
 
 title() { say "== $1: $2"; }

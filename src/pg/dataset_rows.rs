@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::prelude::*;
 
@@ -118,13 +119,13 @@ impl Source {
         );
         let types = [plans::text(), plans::text(), plans::text(), PgBuiltInOids::BOOLOID.oid()];
         let args = [self.dataset.as_str().into(), after.0.into(), after.1.into(), vectors.into()];
-        let (mut users, mut rows) = (VecDeque::<Whole>::new(), 0);
+        let (mut users, mut rows, mut kinds) = (VecDeque::<Whole>::new(), 0, Kinds::default());
         let mut read = |row: &Row<'_>| {
             rows += 1;
             let user = row.text(1).unwrap_or_default();
             match users.back_mut().filter(|(last, _)| last == user) {
-                Some((_, examples)) => examples.push(example(row)),
-                None => users.push_back((user.to_owned(), vec![example(row)])),
+                Some((_, examples)) => examples.push(example(row, &mut kinds)),
+                None => users.push_back((user.to_owned(), vec![example(row, &mut kinds)])),
             }
         };
         self.in_order(&query, &types, &args, &mut read)?;
@@ -194,17 +195,35 @@ impl Source {
     }
 }
 
-fn example(row: &Row<'_>) -> Example {
+/// Texts of few kinds, of which every row has one.
+#[derive(Default)]
+struct Kinds(Vec<Rc<str>>);
+
+impl Kinds {
+    fn of(&mut self, text: &str) -> Rc<str> {
+        const MANY: usize = 16;
+        if let Some(known) = self.0.iter().find(|known| known.as_ref() == text) {
+            return known.clone();
+        }
+        if self.0.len() == MANY {
+            self.0.clear();
+        }
+        self.0.push(text.into());
+        self.0[self.0.len() - 1].clone()
+    }
+}
+
+fn example(row: &Row<'_>, kinds: &mut Kinds) -> Example {
     let text = |column| row.text(column).map(str::to_owned);
     Example {
         id: row.text(2).unwrap_or_default().into(),
         text: row.text(3).unwrap_or_default().into(),
         content_hash: row.bytes(4).unwrap_or_default().try_into().unwrap_or_default(),
         vector: unit_vector(row.vector(5)),
-        action: text(6).unwrap_or_default(),
+        action: kinds.of(row.text(6).unwrap_or_default()),
         label: row.truth(7).unwrap_or_default(),
         split: row.text(8).and_then(|split| split.parse().ok()).unwrap_or_default(),
-        surface: text(9),
+        surface: row.text(9).map(|surface| kinds.of(surface)),
         context: text(10),
         reason: text(11),
         actioned_at: moment(row, 12),

@@ -184,7 +184,7 @@ fn answer(words: &Template, example: &Example, label: bool) -> String {
         _ => String::new(),
     };
     let action = match (label == example.label, label) {
-        (true, _) => example.action.as_str(),
+        (true, _) => example.action.as_ref(),
         (false, true) => "saved",
         (false, false) => "skipped",
     };

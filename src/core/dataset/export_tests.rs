@@ -8,10 +8,10 @@ const AWKWARD: &str = "line one\nline \"two\"\t\\ naïve 日本語 🦀 \u{2028}
 
 fn example(id: &str, label: bool, text: &str, day: i64) -> Example {
     Example {
-        id: id.to_owned(),
-        text: text.to_owned(),
+        id: id.into(),
+        text: text.into(),
         label,
-        action: if label { "saved" } else { "skipped" }.to_owned(),
+        action: if label { "saved" } else { "skipped" }.into(),
         actioned_at: Moment::since_2000(day * 86_400_000_000),
         ..Example::default()
     }
@@ -60,7 +60,7 @@ fn names_of_formats_read_back() {
 /// Whether a text comes back from a line of every format as it went in.
 fn assert_survives(text: &str) {
     let mut examples = examples();
-    examples[1].text = text.to_owned();
+    examples[1].text = text.into();
     let user = User::new("u".to_owned(), examples.clone(), Split::Train, &mut || {});
     for name in Format::NAMES {
         let format: Format = name.parse().unwrap();

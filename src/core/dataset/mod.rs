@@ -25,11 +25,11 @@ pub struct Example {
     pub text: Rc<str>,
     pub content_hash: Hash,
     pub vector: Vec<f32>,
-    pub action: String,
+    pub action: Rc<str>,
     /// true = positive
     pub label: bool,
     pub split: Split,
-    pub surface: Option<String>,
+    pub surface: Option<Rc<str>>,
     pub context: Option<String>,
     /// what was said about the action
     pub reason: Option<String>,

@@ -12,7 +12,7 @@ use crate::core::trainer::vectors::{product, wide, Matrix};
 
 /// Anchors multiplied at once: enough that laying out a block for the product is a small part of it, few enough that their
 /// scores stay in the processor's cache.
-const TILE: usize = 512;
+const TILE: usize = 1_024;
 
 /// Where a text stands: one example that has it.
 #[derive(Debug, PartialEq, Eq)]

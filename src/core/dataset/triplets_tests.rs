@@ -7,8 +7,8 @@ fn example(id: &str, label: bool, vector: &[f32]) -> Example {
     let mut vector = vector.to_vec();
     normalise(&mut vector);
     Example {
-        id: id.to_owned(),
-        text: format!("text {id}"),
+        id: id.into(),
+        text: format!("text {id}").into(),
         content_hash: hash(id),
         vector,
         label,
@@ -74,8 +74,8 @@ fn all_groups(user: &User, options: &Options) -> Vec<Group> {
 
 /// Ids of the own negatives of one positive.
 fn negatives(user: &User, positive: &str, options: &Options) -> Vec<String> {
-    let index = user.examples().iter().position(|e| e.id == positive).unwrap();
-    user.group(index, options).own.iter().map(|&i| user.examples()[i].id.clone()).collect()
+    let index = user.examples().iter().position(|e| *e.id == *positive).unwrap();
+    user.group(index, options).own.iter().map(|&i| user.examples()[i].id.to_string()).collect()
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_skip_that_nearly_equals_a_save_is_no_negative_even_across_sides() {
 fn negatives_come_from_the_positives_surface() {
     let mut examples = fan();
     for e in &mut examples {
-        e.surface = Some(if e.id == "n5" { "search" } else { "feed" }.to_owned());
+        e.surface = Some(if *e.id == *"n5" { "search" } else { "feed" }.into());
     }
     let found = negatives(&user(&examples), "s1", &options(16, Mining::Hard, 1));
     assert_eq!(found, ["n1", "n2", "n3", "n4", "n6"]);
