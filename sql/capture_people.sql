@@ -19,7 +19,7 @@ GRANT EXECUTE ON FUNCTION _require_user(text) TO finetune_app;
 CREATE FUNCTION _record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
     relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL, team_id text DEFAULT NULL,
-    propensity double precision DEFAULT NULL) RETURNS void
+    propensity double precision DEFAULT NULL, query_embedding @extschema:vector@.vector DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     signal @extschema@.captured_signal;
@@ -44,6 +44,7 @@ BEGIN
     signal.session_id := session_id;
     signal.team_id := team_id;
     signal.propensity := propensity;
+    signal.query_embedding := query_embedding;
     SELECT f.fault INTO wrong FROM @extschema@._signal_faults(ARRAY[signal]) f;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'signal cannot be recorded', DETAIL = wrong,
@@ -63,12 +64,12 @@ GRANT EXECUTE ON FUNCTION _record_signal TO finetune_app;
 CREATE FUNCTION record_signal(user_id text, signal_id text, chunk_content text, user_action text DEFAULT NULL,
     embedding @extschema:vector@.vector DEFAULT NULL, chunk_id text DEFAULT NULL, surface text DEFAULT NULL,
     relevance_score double precision DEFAULT NULL, "position" int DEFAULT NULL, session_id text DEFAULT NULL, team_id text DEFAULT NULL,
-    propensity double precision DEFAULT NULL) RETURNS void
+    propensity double precision DEFAULT NULL, query_embedding @extschema:vector@.vector DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @extschema@._require_role('record_signal', 'finetune_app');
     PERFORM @extschema@._record_signal(user_id, signal_id, chunk_content, user_action, embedding, chunk_id, surface, relevance_score,
-                                       "position", session_id, team_id, propensity);
+                                       "position", session_id, team_id, propensity, query_embedding);
 END
 $$;
 COMMENT ON FUNCTION record_signal IS 'For applications without a table to capture: one call when an item is shown, one more with the same signal_id when the user acts; the last action wins';

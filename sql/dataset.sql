@@ -122,7 +122,8 @@ BEGIN
                             SELECT d.* FROM @extschema@.training_data_point d WHERE d.user_id = e.user_id AND d.id = e.id
                             LIMIT 1) w
         RETURNING x.user_id, x.label, x.evidence, x.split, x.actioned_at,
-            @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split)
+            @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split,
+                                      x.query_embedding, x.surface, x.context, x.reason)
     )
     INSERT INTO pg_temp.pg_finetune_frozen SELECT f.* FROM frozen f;
 END
@@ -160,9 +161,9 @@ REVOKE ALL ON FUNCTION _mark_points FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _mark_points TO finetune_admin;
 
 CREATE FUNCTION _example_hash(user_id text, id text, chunk_content text, embedding @extschema:vector@.vector, user_action text, label boolean,
-    evidence text, weight double precision, split text)
+    evidence text, weight double precision, split text, query_embedding @extschema:vector@.vector, surface text, context text, reason text)
 RETURNS bytea LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'example_hash_wrapper';
-COMMENT ON FUNCTION _example_hash IS 'pg_finetune private: sha256 over one frozen example, text and vector included';
+COMMENT ON FUNCTION _example_hash IS 'pg_finetune private: sha256 over one frozen example, text and vectors included';
 REVOKE ALL ON FUNCTION _example_hash FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _example_hash TO finetune_analyst, finetune_admin;
 
@@ -176,11 +177,12 @@ CREATE FUNCTION dataset_digest(dataset text) RETURNS bytea LANGUAGE plpgsql STAB
 BEGIN
     PERFORM @extschema@._require_role('dataset_digest', 'finetune_analyst');
     RETURN @extschema@._digest_of(format(
-        'SELECT @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split)
+        'SELECT @extschema@._example_hash(x.user_id, x.id, x.chunk_content, x.embedding, x.user_action, x.label, x.evidence, x.weight, x.split,
+                                          x.query_embedding, x.surface, x.context, x.reason)
          FROM @extschema@.dataset_example x WHERE x.dataset_id = %L ORDER BY 1', @extschema@._dataset_id(dataset)));
 END
 $$;
-COMMENT ON FUNCTION dataset_digest IS 'sha256 over all frozen examples as they stand now, texts, vectors, labels, weights and sides included; equal to dataset.digest as long as nothing was changed or forgotten';
+COMMENT ON FUNCTION dataset_digest IS 'sha256 over all frozen examples as they stand now: texts, vectors, questions, labels, weights, sides, surfaces, titles and reasons, but no times; equal to dataset.digest as long as nothing was changed or forgotten';
 GRANT EXECUTE ON FUNCTION dataset_digest TO finetune_analyst, finetune_admin;
 
 CREATE FUNCTION create_dataset(

@@ -162,4 +162,10 @@ fn typed_questions_are_captured_and_get_a_matrix_of_their_own() {
     client.batch_execute(zero).unwrap_or_else(|e| panic!("{}", explain(&e)));
     let fault: String = value(&mut client, "SELECT error_message FROM capture_failure LIMIT 1");
     assert!(fault.contains("query_embedding is a zero vector"), "{fault}");
+
+    let told =
+        "SELECT record_signal('user-1', 'told', 'text', 'saved', embedding => '[1,2]', query_embedding => '[3,4]')";
+    client.batch_execute(told).unwrap_or_else(|e| panic!("{}", explain(&e)));
+    let stored = "SELECT query_embedding::text FROM training_data_point WHERE signal_id = 'told'";
+    assert_eq!(value::<String>(&mut client, stored), "[3,4]");
 }

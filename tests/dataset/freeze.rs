@@ -426,6 +426,10 @@ fn the_digest_covers_what_is_frozen() {
         "weight = 7",
         "split = CASE split WHEN 'train' THEN 'test' ELSE 'train' END",
         "embedding = '[1,2,4]'",
+        "query_embedding = '[1,2,4]'",
+        "surface = 'elsewhere'",
+        "context = 'a title'",
+        "reason = 'for the record'",
         "evidence = 'mistake'",
     ] {
         let mut change_one = client.transaction().unwrap();

@@ -35,6 +35,11 @@ pub struct Frozen<'a> {
     pub id: &'a str,
     pub text: &'a str,
     pub vector: &'a [f32],
+    /// of the question that it was shown for; empty = none
+    pub query_vector: &'a [f32],
+    pub surface: &'a str,
+    pub context: &'a str,
+    pub reason: &'a str,
     pub action: &'a str,
     pub label: bool,
     pub evidence: &'a str,
@@ -46,16 +51,20 @@ impl Frozen<'_> {
     /// Every part with its length before it, so that no two examples read alike.
     pub fn hash(&self) -> Hash {
         let mut hash = Sha256::new();
-        for part in [self.user_id, self.id, self.text, self.action, self.evidence, self.split] {
+        let parts = [self.user_id, self.id, self.text, self.action, self.evidence, self.split];
+        for part in parts.into_iter().chain([self.surface, self.context, self.reason]) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }
         hash.update([u8::from(self.label)]);
         hash.update(self.weight.to_bits().to_be_bytes());
         let mut bytes = [0; 4 * NUMBERS];
-        for numbers in self.vector.chunks(NUMBERS) {
-            bytes.chunks_exact_mut(4).zip(numbers).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
-            hash.update(&bytes[..4 * numbers.len()]);
+        for vector in [self.vector, self.query_vector] {
+            hash.update((vector.len() as u64).to_be_bytes());
+            for numbers in vector.chunks(NUMBERS) {
+                bytes.chunks_exact_mut(4).zip(numbers).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+                hash.update(&bytes[..4 * numbers.len()]);
+            }
         }
         hash.finalize().into()
     }
@@ -101,6 +110,10 @@ mod tests {
             id: "i",
             text: "t",
             vector: &[1.0, 2.0],
+            query_vector: &[],
+            surface: "",
+            context: "",
+            reason: "",
             action: "saved",
             label: true,
             evidence: "good",
@@ -113,6 +126,10 @@ mod tests {
             Frozen { vector: &[1.0, 2.5], ..plain },
             Frozen { vector: &[1.0; 257], ..plain },
             Frozen { vector: &[1.0; 258], ..plain },
+            Frozen { vector: &[1.0], query_vector: &[2.0], ..plain },
+            Frozen { surface: "s", ..plain },
+            Frozen { context: "s", ..plain },
+            Frozen { reason: "s", ..plain },
             Frozen { label: false, ..plain },
             Frozen { weight: 2.0, ..plain },
             Frozen { split: "test", ..plain },
