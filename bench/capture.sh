@@ -109,3 +109,17 @@ SELECT p.what, round(p.us::numeric, 2) AS plain, round(h.us::numeric, 2) AS hand
 FROM usual p JOIN usual h USING (what) JOIN usual b USING (what) JOIN usual o USING (what)
 WHERE p.tab = 'plain' AND h.tab = 'hand' AND b.tab = 'bare' AND o.tab = 'ours' ORDER BY 1;
 SQL
+
+# Memory of a statement that acts upon a million rows, and upon a tenth of them: the server process's own at its end.
+for rows in 100000 1000000; do
+    sql --set rows=$rows <<'SQL' >/dev/null
+TRUNCATE ours, training_data_point, model_performance_log;
+INSERT INTO ours SELECT i, 'user-' || i % 2000, 1 + i % 1000 FROM generate_series(1, :rows) i;
+SQL
+    sql --set rows=$rows <<'SQL'
+UPDATE ours SET user_action = 'saved', actioned_at = now();
+SELECT format('UPDATE of %s rows in one statement: %s of %s captured, %s MB of its own memory in the server process at the most', :rows,
+    (SELECT count(*) FROM training_data_point WHERE user_action = 'saved'), count(*),
+    (substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\s*(\d+)')::int - substring(pg_read_file('/proc/self/status') FROM 'RssShmem:\s*(\d+)')::int) / 1024) FROM ours;
+SQL
+done
