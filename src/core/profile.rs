@@ -5,7 +5,7 @@ use super::trainer::norm;
 /// Units of one: a component of a unit vector keeps 32 binary places, more than single precision has.
 const ONE: f64 = 4_294_967_296.0;
 const BYTES: usize = size_of::<i64>();
-/// 1.5 * 2^52: doubles of this size have no binary places, so that whoever is added to it is rounded to a whole number.
+/// 1.5 * 2^52: doubles of this size have no binary places, so that whatever is added to it is rounded to a whole number.
 const WHOLE: f64 = 6_755_399_441_055_744.0;
 
 /// Adds a vector of any length but zero, scaled to length 1, `sign` (1 or -1) times; a vector without a direction adds nothing.

@@ -208,8 +208,9 @@ impl Kinds {
         if self.0.len() == MANY {
             self.0.clear();
         }
-        self.0.push(text.into());
-        self.0[self.0.len() - 1].clone()
+        let new: Rc<str> = text.into();
+        self.0.push(new.clone());
+        new
     }
 }
 

@@ -312,11 +312,11 @@ impl User {
     }
 }
 
-/// Those that are none of the saves in other words.
-fn apart_from(examples: &[Example], saves: &[usize], skips: Vec<usize>, check: &mut dyn FnMut()) -> Vec<usize> {
+/// Those that are none of the saves in other words. Some of both are laid out at a time: a user may have many.
+fn apart_from(examples: &[Example], saves: &[usize], mut skips: Vec<usize>, check: &mut dyn FnMut()) -> Vec<usize> {
     const AT_ONCE: usize = 256;
     let dimensions = examples.iter().map(|e| e.vector.len()).max().unwrap_or_default();
-    if saves.is_empty() || dimensions == 0 {
+    if dimensions == 0 {
         return skips;
     }
     let rows = |of: &[usize]| {
@@ -326,18 +326,22 @@ fn apart_from(examples: &[Example], saves: &[usize], skips: Vec<usize>, check: &
         }
         rows
     };
-    let saved = rows(saves);
-    let saved = Matrix::new(&saved, saves.len(), dimensions).transposed();
-    let mut apart = Vec::with_capacity(skips.len());
-    for skips in skips.chunks(AT_ONCE) {
-        check();
-        let skipped = rows(skips);
-        let mut scores = vec![0.0; skips.len() * saves.len()];
-        product(1.0, Matrix::new(&skipped, skips.len(), dimensions), saved, 0.0, &mut scores);
-        let scores = skips.iter().zip(scores.chunks(saves.len()));
-        apart.extend(scores.filter(|(_, scores)| scores.iter().all(|&s| s <= NEAR_DUPLICATE)).map(|(&skip, _)| skip));
+    for saves in saves.chunks(AT_ONCE) {
+        let saved = rows(saves);
+        let saved = Matrix::new(&saved, saves.len(), dimensions).transposed();
+        let mut apart = Vec::with_capacity(skips.len());
+        for skips in skips.chunks(AT_ONCE) {
+            check();
+            let skipped = rows(skips);
+            let mut scores = vec![0.0; skips.len() * saves.len()];
+            product(1.0, Matrix::new(&skipped, skips.len(), dimensions), saved, 0.0, &mut scores);
+            let scores = skips.iter().zip(scores.chunks(saves.len()));
+            let scores = scores.filter(|(_, scores)| scores.iter().all(|&s| s <= NEAR_DUPLICATE));
+            apart.extend(scores.map(|(&skip, _)| skip));
+        }
+        skips = apart;
     }
-    apart
+    skips
 }
 
 /// Cosine of two unit vectors.
