@@ -36,4 +36,4 @@ SELECT export_growthbook() AS features \gset
 SELECT us_per_call AS ours FROM result WHERE what = 'assign_variant(user_id)' \gset
 \setenv FEATURES :features
 \setenv OURS :ours
-\! PYTHONPATH=$("$PGFT_ROOT"/scripts/growthbook.sh) python3 "$PGFT_ROOT"/bench/assignment_sdk.py
+\! PYTHONPATH=$("$PGFT_ROOT"/scripts/growthbook.sh) python3 "$PGFT_ROOT"/bench/assignment/sdk.py

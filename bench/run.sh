@@ -4,11 +4,11 @@
 source "$(dirname "$0")/../scripts/env.sh"
 
 bench=$PGFT_ROOT/bench
+mapfile -t all < <({ ls "$bench" | sed -n 's/\.\(sql\|sh\|py\)$//p' | grep -vx run; echo jobs; } | sort)
 names=("$@")
-[ $# -gt 0 ] || names=(assignment dataset serving statistics capture dataset_memory mining jobs
-    training training_growth training_quality assignment_sdk metrics shadow simulation)
+[ $# -gt 0 ] || names=("${all[@]}")
 for name in "${names[@]}"; do
-    compgen -G "$bench/$name.*" >/dev/null || [ "$name" = jobs ] || { say "there is no benchmark \"$name\": bench/run.sh shows all by running them" && exit 1; }
+    [[ " ${all[*]} " == *" $name "* ]] || { say "there is no benchmark \"$name\"; there are: ${all[*]}" && exit 1; }
 done
 "$PGFT_ROOT/scripts/setup.sh"
 "$PGFT_ROOT/scripts/build.sh"
