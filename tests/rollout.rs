@@ -13,7 +13,6 @@ fn with_rollout(db: &Database, rules: &str) -> Client {
              INSERT INTO model_evaluation (model_id, against, users, examples, seed, verdict, reason)
                  VALUES ('m1', 'base', 100, 1000, 42, 'passed', 'better');
              SELECT start_experiment('e', 'm1', coverage => 0.5, seed => 'seed-1', planned_users => 2000);
-             SELECT pause_worker(); -- looks are taken by hand here
              SELECT start_rollout('e', steps => '{{0.5,1}}', min_hours => 0, outcome_window => NULL{rules})"
         ),
     );
@@ -65,7 +64,7 @@ fn coverage(client: &mut Client) -> f64 {
 
 #[test]
 fn coverage_rises_and_proof_promotes() {
-    let db = Server::shared().create_database("promote");
+    let db = Server::by_hand().create_database("promote");
     let mut admin = with_rollout(&db, ", auto_promote => true");
     assert_eq!(look(&mut admin).0, "hold");
     log_items(&mut admin, 1, 1000, 3, 5);
@@ -89,7 +88,7 @@ fn coverage_rises_and_proof_promotes() {
 
 #[test]
 fn a_broken_guardrail_rolls_back_and_stays_so() {
-    let db = Server::shared().create_database("rollback");
+    let db = Server::by_hand().create_database("rollback");
     let mut admin = with_rollout(&db, "");
     log_items(&mut admin, 1, 1000, 5, 3);
     assert_eq!(look(&mut admin), ("roll_back".into(), "false_suggestion_rate is proved worse than allowed".into()));
@@ -108,7 +107,7 @@ fn a_broken_guardrail_rolls_back_and_stays_so() {
 
 #[test]
 fn without_leave_to_act_a_verdict_waits_for_a_person() {
-    let db = Server::shared().create_database("verdict");
+    let db = Server::by_hand().create_database("verdict");
     let mut admin = with_rollout(&db, "");
     execute(&mut admin, "SELECT set_coverage('e', 1)");
     log_items(&mut admin, 1, 1000, 3, 5);
@@ -126,7 +125,7 @@ fn without_leave_to_act_a_verdict_waits_for_a_person() {
 
 #[test]
 fn alarms_hold_and_a_person_is_not_overruled() {
-    let db = Server::shared().create_database("hold");
+    let db = Server::by_hand().create_database("hold");
     let mut admin = with_rollout(&db, ", auto_promote => true");
     execute(&mut admin, "SELECT set_coverage('e', 1)");
     log_items(&mut admin, 1, 1500, 5, 3); // bad enough to roll back
@@ -145,7 +144,7 @@ fn alarms_hold_and_a_person_is_not_overruled() {
 
 #[test]
 fn without_proof_base_stays() {
-    let db = Server::shared().create_database("inconclusive");
+    let db = Server::by_hand().create_database("inconclusive");
     let mut admin = with_rollout(&db, ", auto_promote => true");
     execute(&mut admin, "SELECT set_coverage('e', 1)");
     log_items(&mut admin, 1, 1900, 4, 4);
@@ -162,9 +161,8 @@ fn without_proof_base_stays() {
 
 #[test]
 fn the_worker_looks_when_it_is_time_and_only_one_evaluator_acts() {
-    let db = Server::shared().create_database("tick");
+    let db = Server::by_hand().create_database("tick");
     let mut admin = with_rollout(&db, "");
-    execute(&mut admin, "SELECT resume_worker()");
     log_items(&mut admin, 1, 1000, 3, 4);
     let due = "SELECT next_look_at = _next_rollout_look() AND next_look_at = _next_due_at() FROM rollout_status";
     let count = "SELECT count(*) FROM rollout_decision";
@@ -192,7 +190,7 @@ fn the_worker_looks_when_it_is_time_and_only_one_evaluator_acts() {
 
 #[test]
 fn rules_that_make_no_rollout_are_refused() {
-    let db = Server::shared().create_database("rules");
+    let db = Server::by_hand().create_database("rules");
     let mut admin = with_rollout(&db, "");
     assert_error!(admin, "SELECT start_rollout('e')", "42710", "already has a rollout");
     assert_error!(admin, "SELECT start_rollout('nope')", "42704", "nope");

@@ -4,12 +4,6 @@ mod common;
 
 use common::*;
 
-/// Trains in the session that asks, so that its settings hold.
-fn server() -> &'static Server {
-    static SERVER: std::sync::OnceLock<Server> = std::sync::OnceLock::new();
-    SERVER.get_or_init(|| Server::private(&[("pg_finetune.max_trainers", "0")]))
-}
-
 /// The model of a job that ran here and now.
 fn train(client: &mut Client, dataset: &str, seed: i64, hyperparameters: &str) -> String {
     let sql = format!("SELECT fine_tune('{dataset}', seed => {seed}, hyperparameters => '{hyperparameters}')::text");
@@ -50,7 +44,7 @@ fn feedback(client: &mut Client, (dimensions, loud): (usize, &str), items: usize
 
 #[test]
 fn wide_vectors_train_within_little_memory_and_serve_over_an_index() {
-    let db = server().create_database("wide");
+    let db = Server::by_hand().create_database("wide");
     let mut client = db.install("pgft");
     // all vectors point into one corner, which the plain mean does not see past
     feedback(&mut client, (3072, "0.3 * (random() - 0.2)"), 150, 60, 40);
@@ -81,7 +75,7 @@ fn wide_vectors_train_within_little_memory_and_serve_over_an_index() {
 
 #[test]
 fn a_single_user_has_a_direction_that_goes_with_the_user() {
-    let db = server().create_database("single");
+    let db = Server::by_hand().create_database("single");
     let mut client = db.install("pgft");
     feedback(&mut client, (16, LOUD), 1200, 1, 1200);
     client.batch_execute("SELECT create_dataset('mine', split => 'history', test_share => 0.3)").unwrap();
@@ -110,7 +104,7 @@ fn a_single_user_has_a_direction_that_goes_with_the_user() {
 
 #[test]
 fn typed_questions_are_captured_and_get_a_matrix_of_their_own() {
-    let db = server().create_database("typed");
+    let db = Server::by_hand().create_database("typed");
     let mut client = db.install("pgft");
     feedback(&mut client, (8, LOUD), 600, 250, 40);
     // five questions of each user; saved is what goes with the question's last two dimensions

@@ -6,7 +6,8 @@
 //! assert_error!(admin, "SELECT stop_experiment('x')", "42704", "experiment \"x\"");
 //! ```
 //!
-//! `Server::shared()` has no preload and is there for all; a test that restarts, crashes or preloads takes
+//! `Server::shared()` has no preload and is there for all, its worker too: a test that does the worker's work itself takes
+//! `Server::by_hand()`; a test that restarts, crashes or preloads takes
 //! `Server::private(&[("shared_preload_libraries", "pg_finetune")])`.
 
 // Each test file compiles this module and uses a part of it.

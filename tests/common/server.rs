@@ -36,6 +36,12 @@ impl Server {
         })
     }
 
+    /// A cluster for this file in which no worker can run: nothing happens there but by CALL run_due_work().
+    pub fn by_hand() -> &'static Server {
+        static BY_HAND: OnceLock<Server> = OnceLock::new();
+        BY_HAND.get_or_init(|| Server::launch(&[("max_worker_processes", "0")], false))
+    }
+
     /// A cluster for one test, with these settings on top of those of pgrx.toml; gone when dropped.
     pub fn private(settings: &[(&str, &str)]) -> Server {
         Server::launch(settings, true)
