@@ -3,6 +3,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::PgSqlErrorCode;
 
+use super::session::{self, Failure};
+
 /// An error on its way to a user; becomes an `ErrorReport` at the edge.
 #[derive(Debug)]
 pub struct UserError {
@@ -21,10 +23,11 @@ impl UserError {
         &self.message
     }
 
-    pub fn failure(self) -> super::session::Failure {
-        super::session::Failure {
-            code: super::session::sqlstate(self.code as i32),
+    pub fn failure(self) -> Failure {
+        Failure {
+            code: session::sqlstate(self.code as i32),
             message: self.message,
+            detail: self.detail,
             hint: self.hint,
         }
     }
@@ -61,6 +64,13 @@ impl From<UserError> for ErrorReport {
             report = report.set_hint(hint);
         }
         report
+    }
+}
+
+impl From<Failure> for UserError {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, message, detail, hint } = failure;
+        Self { code: session::code_of(&code), message, detail, hint }
     }
 }
 

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 pub struct Failure {
     pub code: String,
     pub message: String,
+    pub detail: Option<String>,
     pub hint: Option<String>,
 }
 
@@ -177,6 +178,7 @@ fn describe(e: &ErrorReportWithLevel) -> Failure {
     Failure {
         code: sqlstate(e.sql_error_code() as i32),
         message: e.message().to_owned(),
+        detail: e.detail().map(str::to_owned),
         hint: e.hint().map(str::to_owned),
     }
 }

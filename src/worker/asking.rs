@@ -14,7 +14,7 @@ use super::http::Policy;
 use super::{provider_key, steps};
 use crate::pg::errors::UserError;
 use crate::pg::foreign::{self, Key};
-use crate::pg::session::{code_of, Failure, Session};
+use crate::pg::session::{Failure, Session};
 use crate::pg::threads::Pool;
 use crate::pg::{process, settings};
 use crate::providers::embeddings::{self, Embedded};
@@ -254,12 +254,9 @@ fn wait(time: Duration) {
 
 /// What a transaction of ours failed with, for the user who called.
 pub fn failed(failure: Failure) -> UserError {
-    let code = code_of(&failure.code);
-    let error = UserError::new(code, failure.message).detail("What was done before is kept; this step was not.");
-    match failure.hint {
-        Some(hint) => error.hint(hint),
-        None => error.hint("Mend the cause and CALL it again: it goes on where it was."),
-    }
+    let detail = failure.detail.unwrap_or_else(|| "What was done before is kept; this step was not.".into());
+    let hint = failure.hint.unwrap_or_else(|| "Mend the cause and CALL it again: it goes on where it was.".into());
+    Failure { detail: Some(detail), hint: Some(hint), ..failure }.into()
 }
 
 fn gone(provider: &str) -> UserError {

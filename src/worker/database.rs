@@ -145,11 +145,7 @@ fn start(session: &Session, schema: &str, database: u32, job: &str) -> Result<()
 /// `CALL run_due_work()`: the same round in the caller's session, training included, until nothing is due.
 pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
     let session = Session::procedure(fcinfo, "run_due_work()")?;
-    let reported = |failure: Failure| {
-        UserError::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, failure.message)
-            .hint(failure.hint.unwrap_or_default())
-    };
-    let Some(schema) = session.transaction(workable_schema).map_err(reported)? else {
+    let Some(schema) = session.transaction(workable_schema)? else {
         return Err(UserError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "no work may be done in this database",
@@ -158,9 +154,9 @@ pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
         .hint("SELECT * FROM worker_status(); says which, and the command that helps."));
     };
     loop {
-        housekeeping(&session, &schema, true).map_err(reported)?;
-        let jobs = session.transaction(|| due_jobs(&schema, true)).map_err(reported)?;
-        let asked = ask_providers_once(&session, &schema).map_err(reported)?;
+        housekeeping(&session, &schema, true)?;
+        let jobs = session.transaction(|| due_jobs(&schema, true))?;
+        let asked = ask_providers_once(&session, &schema)?;
         if jobs.is_empty() && !asked {
             return Ok(());
         }

@@ -158,6 +158,7 @@ fn disk(error: &std::io::Error) -> Failure {
     Failure {
         code: "58030".into(),
         message: format!("vectors that do not fit into memory could not be written: {error}"),
+        detail: None,
         hint: Some(
             "Look at the space of base/pgsql_tmp in the data directory, or raise pg_finetune.training_memory.".into(),
         ),

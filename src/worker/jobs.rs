@@ -60,6 +60,7 @@ impl<'a> Jobs<'a> {
         let pool = Pool::new().map_err(|error| Failure {
             code: "53000".into(),
             message: format!("no socket for the helper threads: {error}"),
+            detail: None,
             hint: None,
         })?;
         Ok(Self {
@@ -401,7 +402,7 @@ fn retry(message: &str) -> Fault {
 }
 
 fn damaged(error: &serde_json::Error) -> Failure {
-    Failure { code: "22000".into(), message: format!("the job's row is damaged: {error}"), hint: None }
+    Failure { code: "22000".into(), message: format!("the job's row is damaged: {error}"), detail: None, hint: None }
 }
 
 /// jsonb takes no NUL character; providers may send one.

@@ -272,6 +272,7 @@ fn full(error: &trainer::Error) -> Failure {
     Failure {
         code: "58030".into(),
         message: error.to_string(),
+        detail: None,
         hint: Some(
             "Look at the space of base/pgsql_tmp in the data directory, or raise pg_finetune.training_memory.".into(),
         ),

@@ -202,6 +202,7 @@ fn disk(error: &std::io::Error) -> Trouble {
     Trouble::Failed(Failure {
         code: "58030".into(),
         message: format!("the training file could not be written: {error}"),
+        detail: None,
         hint: Some(format!("Look at the space and the rights of {FOLDER} in the data directory.")),
     })
 }
