@@ -7,8 +7,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
+use multiversion::multiversion;
+
 use super::hash::Hash;
-use crate::core::trainer::vectors::{product, wide, Matrix};
+use crate::core::trainer::vectors::{product, Matrix};
 
 /// Anchors multiplied at once: enough that laying out a block for the product is a small part of it, few enough that their
 /// scores stay in the processor's cache.
@@ -112,11 +114,9 @@ impl Searcher {
             self.scores.resize(anchors.len() * texts, 0.0);
             let rows = &self.vectors[tile * TILE * d..][..anchors.len() * d];
             product(1.0, Matrix::new(rows, anchors.len(), d), columns, 0.0, &mut self.scores);
-            wide(|| {
-                for (anchor, scores) in anchors.iter_mut().zip(self.scores.chunks(texts)) {
-                    offer_all(anchor, scores, &block.places, self.keep);
-                }
-            });
+            for (anchor, scores) in anchors.iter_mut().zip(self.scores.chunks(texts)) {
+                offer_all(anchor, scores, &block.places, self.keep);
+            }
         }
     }
 
@@ -126,7 +126,7 @@ impl Searcher {
     }
 }
 
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 fn offer_all(anchor: &mut Anchor, scores: &[f32], places: &[Arc<Place>], keep: usize) {
     const STEP: usize = 64;
     let mut bar = anchor.bar(keep);

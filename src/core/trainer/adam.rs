@@ -1,8 +1,10 @@
 //! The optimiser.
 
+use multiversion::multiversion;
+
 use super::crew::Crew;
 use super::error::Error;
-use super::vectors::{add_scaled, norm, wide};
+use super::vectors::{add_scaled, norm};
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
@@ -31,8 +33,12 @@ impl Adam {
         let mut squares = vec![0.0; gradient.len().div_ceil(CHUNK)];
         let parts = gradient.chunks_mut(share).zip(parameters.chunks(share)).zip(squares.chunks_mut(share / CHUNK));
         crew.each(parts.collect(), |((gradient, parameters), squares)| {
-            let chunks = gradient.chunks_mut(CHUNK).zip(parameters.chunks(CHUNK)).zip(squares);
-            wide(|| chunks.for_each(|((gradient, parameters), square)| *square = decayed(gradient, parameters, decay)));
+            for ((gradient, parameters), square) in
+                gradient.chunks_mut(CHUNK).zip(parameters.chunks(CHUNK)).zip(squares)
+            {
+                add_scaled(gradient, decay, parameters);
+                *square = norm(gradient).powi(2);
+            }
         })?;
         let length = squares.iter().sum::<f64>().sqrt();
         let shorten = if length > MAX_GRADIENT { (MAX_GRADIENT / length) as f32 } else { 1.0 };
@@ -42,24 +48,24 @@ impl Adam {
         let state = self.first.chunks_mut(share).zip(self.second.chunks_mut(share));
         let parts = parameters.chunks_mut(share).zip(gradient.chunks(share)).zip(state);
         crew.each(parts.collect(), |((parameters, gradient), (first, second))| {
-            let all = parameters.iter_mut().zip(gradient).zip(first.iter_mut().zip(second));
-            wide(|| {
-                for ((p, &g), (m, v)) in all {
-                    let g = g * shorten;
-                    *m += (1.0 - BETA_1) * (g - *m);
-                    *v += (1.0 - BETA_2) * (g * g - *v);
-                    *p -= rate * *m / ((*v * correction).sqrt() + EPSILON);
-                }
-            });
+            update(parameters, gradient, (first, second), (shorten, rate, correction));
         })
     }
 }
 
-/// Adds the decay and returns the squared length.
-#[inline(always)]
-fn decayed(gradient: &mut [f32], parameters: &[f32], decay: f32) -> f64 {
-    add_scaled(gradient, decay, parameters);
-    norm(gradient).powi(2)
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+fn update(
+    parameters: &mut [f32],
+    gradient: &[f32],
+    (first, second): (&mut [f32], &mut [f32]),
+    (shorten, rate, correction): (f32, f32, f32),
+) {
+    for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient).zip(first.iter_mut().zip(second)) {
+        let g = g * shorten;
+        *m += (1.0 - BETA_1) * (g - *m);
+        *v += (1.0 - BETA_2) * (g * g - *v);
+        *p -= rate * *m / ((*v * correction).sqrt() + EPSILON);
+    }
 }
 
 #[cfg(test)]

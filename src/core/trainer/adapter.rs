@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use super::progress::Watch;
-use super::vectors::{add_scaled, dot, norm, normalise, product_in_blocks, wide, Matrix, Rows};
+use super::vectors::{add_scaled, dot, norm, normalise, product_in_blocks, Matrix, Rows};
 
 /// Turns a user's profile into the vector to search with. Stored vectors are never touched.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,7 +171,7 @@ pub fn lean(query: &mut [f32], head: &[f32]) {
 
 fn project(matrix: &[f32], bias: &[f32], vector: &[f32]) -> Vec<f32> {
     let rows = matrix.chunks_exact(vector.len());
-    let mut out: Vec<f32> = wide(|| rows.zip(bias).map(|(row, b)| dot(row, vector) + b).collect());
+    let mut out: Vec<f32> = rows.zip(bias).map(|(row, b)| dot(row, vector) + b).collect();
     normalise(&mut out);
     out
 }

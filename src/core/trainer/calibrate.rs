@@ -8,7 +8,7 @@ use super::progress::Watch;
 use super::residual::transposed;
 use super::rng;
 use super::store::Store;
-use super::vectors::{product_f64, product_in_blocks, product_within, wide, Matrix, BLOCK, TILE};
+use super::vectors::{add_to, product_f64, product_in_blocks, product_within, subtract, Matrix, BLOCK, TILE};
 
 /// Of unit vectors, summed over all dimensions: what is below is rounding.
 const MIN_VARIANCE: f64 = 1e-9;
@@ -36,11 +36,7 @@ impl Moments {
         for block in chosen.chunks(BLOCK) {
             watch.check()?;
             let near = rows.near(block.iter().copied(), watch)?;
-            wide(|| {
-                for &index in block {
-                    mean.iter_mut().zip(near.row(index)).for_each(|(m, &v)| *m += f64::from(v));
-                }
-            });
+            block.iter().for_each(|&index| add_to(&mut mean, near.row(index)));
         }
         mean.iter_mut().for_each(|m| *m /= count);
         let mut moments = Self { rows: chosen.len(), mean, covariance: vec![0.0; dim * dim] };
@@ -84,19 +80,14 @@ pub(super) fn add_squares(x: Matrix<'_>, products: &mut [f32], sums: &mut [f64],
         let (first, count) = (index * BAND, products.len() / dim);
         let (band, known) = (x.some_columns(first, count).transposed(), first + count);
         product_within(1.0, band, x.some_columns(0, known), 0.0, (products, dim));
-        wide(|| {
-            for (sums, products) in sums.chunks_exact_mut(dim).zip(products.chunks_exact(dim)) {
-                sums[..known].iter_mut().zip(products).for_each(|(s, &p)| *s += f64::from(p));
-            }
-        });
+        for (sums, products) in sums.chunks_exact_mut(dim).zip(products.chunks_exact(dim)) {
+            add_to(&mut sums[..known], products);
+        }
     })
 }
 
 pub(super) fn centre(data: &mut [f32], mean: &[f64]) {
-    for row in data.chunks_exact_mut(mean.len()) {
-        let pairs = row.iter_mut().zip(mean);
-        wide(|| pairs.for_each(|(v, m)| *v = (f64::from(*v) - m) as f32));
-    }
+    data.chunks_exact_mut(mean.len()).for_each(|row| subtract(row, mean));
 }
 
 /// A linear change of space: x -> W (x - mean); the raw space leaves vectors as they are.

@@ -8,7 +8,7 @@ use super::panel::{List, Panel, SOME};
 use super::progress::Watch;
 use super::rng;
 use super::store::Store;
-use super::vectors::{dot, product, wide, Matrix, Rows};
+use super::vectors::{dot, product, Matrix, Rows};
 
 /// How many are looked at first.
 const TOP: usize = 10;
@@ -97,7 +97,7 @@ pub(super) fn measure_queries(
 
 pub(super) fn scores(items: &Store, queries: &Rows, list: &List, watch: &mut Watch<'_>) -> Result<Vec<f32>, Error> {
     let (near, query) = (items.near(list.items.iter().copied(), watch)?, queries.row(list.anchor as usize));
-    Ok(wide(|| list.items.iter().map(|&item| dot(query, near.row(item))).collect()))
+    Ok(list.items.iter().map(|&item| dot(query, near.row(item))).collect())
 }
 
 pub(super) fn average(measures: &[Measures], of: impl Fn(&Measures) -> f64) -> f64 {
@@ -163,17 +163,15 @@ pub(super) fn nearest_three(
     let mut best = vec![[f32::NEG_INFINITY; 3]; list.items.len()];
     for some in saved.chunks(SOME) {
         let near = items.near(some.iter().copied(), watch)?;
-        wide(|| {
-            for (&item, best) in list.items.iter().zip(&mut best) {
-                for &other in some {
-                    let similarity = dot(shown.row(item), near.row(other));
-                    if similarity > best[2] {
-                        best[2] = similarity;
-                        best.sort_unstable_by(|a, b| b.total_cmp(a));
-                    }
+        for (&item, best) in list.items.iter().zip(&mut best) {
+            for &other in some {
+                let similarity = dot(shown.row(item), near.row(other));
+                if similarity > best[2] {
+                    best[2] = similarity;
+                    best.sort_unstable_by(|a, b| b.total_cmp(a));
                 }
             }
-        });
+        }
     }
     let known = saved.len().min(3);
     Ok(best.into_iter().map(|best| best[..known].iter().sum::<f32>() / known as f32).collect())

@@ -13,7 +13,7 @@ use super::params::Params;
 use super::progress::Watch;
 use super::rng;
 use super::store::Store;
-use super::vectors::{dot, wide};
+use super::vectors::dot;
 
 /// A skipped item as close as this to one that the user saved is the same thing told twice, not a dislike.
 const SAME_THING: f32 = 0.97;
@@ -126,11 +126,9 @@ impl Examples {
         let skipped = items.near(pool.iter().map(|skip| skip.item), watch)?;
         for some in saved.chunks(SOME) {
             let near = items.near(some.iter().copied(), watch)?;
-            wide(|| {
-                pool.retain(|skip| {
-                    let vector = skipped.row(skip.item);
-                    some.iter().all(|&s| dot(vector, near.row(s)) <= SAME_THING)
-                });
+            pool.retain(|skip| {
+                let vector = skipped.row(skip.item);
+                some.iter().all(|&s| dot(vector, near.row(s)) <= SAME_THING)
             });
         }
         self.report.near_duplicates += before - pool.len();

@@ -9,7 +9,7 @@ use super::progress::Watch;
 use super::residual::Residual;
 use super::step::Trainer;
 use super::store::Store;
-use super::vectors::{add_scaled, dot, normalise, wide, Rows, BLOCK};
+use super::vectors::{add_scaled, dot, normalise, Rows, BLOCK};
 
 /// Length of a residual that has left the neighbourhood of its start, in lengths of the identity of its dimension.
 const MAX_NORM: f64 = 2.0;
@@ -97,7 +97,8 @@ impl Task<'_> {
     fn validate(&self, residual: &Residual, watch: &mut Watch<'_>) -> Result<Validation, Error> {
         watch.check()?;
         let mut queries = self.validation_queries.clone();
-        residual.apply(&self.validation_queries.data, &mut queries.data);
+        let mut thin = vec![0.0; queries.len() * residual.rank];
+        residual.apply(&self.validation_queries.data, &mut thin, &mut queries.data);
         queries.data.chunks_exact_mut(queries.dim).for_each(normalise);
         let (mut sum, mut count, mut first, mut second) = (0.0, 0.0, 0.0, 0.0);
         for member in &self.validation.members {
@@ -106,7 +107,7 @@ impl Task<'_> {
             let (mut weighted, mut shown) = (0.0, 0.0);
             for list in &member.lists {
                 let query = queries.row(list.anchor as usize);
-                let scores: Vec<f32> = wide(|| list.items.iter().map(|&i| dot(query, items.row(i))).collect());
+                let scores: Vec<f32> = list.items.iter().map(|&i| dot(query, items.row(i))).collect();
                 for &score in &scores {
                     first += f64::from(score);
                     second += f64::from(score).powi(2);
@@ -130,7 +131,7 @@ pub(super) fn profile_sums(items: &Store, examples: &Examples, watch: &mut Watch
         for (&profile, sum) in block.iter().zip(out.chunks_exact_mut(items.dim())) {
             let profile = &examples.profiles[profile as usize];
             let near = items.near(profile.iter().copied(), watch)?;
-            wide(|| profile.iter().for_each(|&item| add_scaled(sum, 1.0, near.row(item))));
+            profile.iter().for_each(|&item| add_scaled(sum, 1.0, near.row(item)));
         }
         watch.check()
     })
@@ -204,7 +205,9 @@ mod tests {
                 let mut at = |residual: &Residual| {
                     let data = trainer.forward(task, residual, &chosen, &vectors, watch).unwrap();
                     let mut gradient = vec![0.0; count];
-                    residual.gradient(&trainer.anchors, &trainer.pulls, &mut gradient, watch.crew).unwrap();
+                    residual
+                        .gradient(&trainer.anchors, &mut trainer.thin, &trainer.pulls, &mut gradient, watch.crew)
+                        .unwrap();
                     add_scaled(&mut gradient, 2.0 * params.lambda, &residual.parameters);
                     let penalty = f64::from(params.lambda) * norm(&residual.parameters).powi(2);
                     (data + penalty, gradient)

@@ -8,7 +8,7 @@ use super::input::{Action, User};
 use super::progress::Watch;
 use super::rng;
 use super::store::Store;
-use super::vectors::{add_scaled, normalise, wide, Rows};
+use super::vectors::{add_scaled, add_to, normalise, Rows};
 
 /// Skipped items below which a user's negative direction is not used.
 pub(super) const MIN_SKIPPED: usize = 5;
@@ -184,11 +184,7 @@ pub(super) fn mean(items: &Store, indices: &[u32], watch: &mut Watch<'_>) -> Res
     let mut sum = vec![0.0f64; items.dim()];
     for some in indices.chunks(SOME) {
         let near = items.near(some.iter().copied(), watch)?;
-        wide(|| {
-            for &index in some {
-                sum.iter_mut().zip(near.row(index)).for_each(|(s, &v)| *s += f64::from(v));
-            }
-        });
+        some.iter().for_each(|&index| add_to(&mut sum, near.row(index)));
     }
     Ok(sum.iter().map(|s| (s / indices.len().max(1) as f64) as f32).collect())
 }

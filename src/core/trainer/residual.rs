@@ -50,8 +50,8 @@ impl Residual {
         (Matrix::new(u, self.rank, self.dim), Matrix::new(v, self.dim, self.rank))
     }
 
-    /// z = q + D q for every row.
-    pub fn apply(&self, q: &[f32], z: &mut [f32]) {
+    /// z = q + D q for every row; `thin`, of `rank` numbers a row, keeps V'q for the gradient.
+    pub fn apply(&self, q: &[f32], thin: &mut [f32], z: &mut [f32]) {
         let rows = q.len() / self.dim;
         let anchors = Matrix::new(q, rows, self.dim);
         z.copy_from_slice(q);
@@ -59,25 +59,23 @@ impl Residual {
             return product(1.0, anchors, Matrix::new(&self.parameters, self.dim, self.dim), 1.0, z);
         }
         let (u, v) = self.factors();
-        let mut thin = vec![0.0; rows * self.rank];
-        product(1.0, anchors, v, 0.0, &mut thin);
-        product(1.0, Matrix::new(&thin, rows, self.rank), u, 1.0, z);
+        product(1.0, anchors, v, 0.0, thin);
+        product(1.0, Matrix::new(thin, rows, self.rank), u, 1.0, z);
     }
 
-    /// Gradient of the loss with respect to the parameters, from its gradient with respect to every z.
-    pub fn gradient(&self, q: &[f32], gz: &[f32], out: &mut [f32], crew: Crew) -> Result<(), Error> {
+    /// Gradient of the loss with respect to the parameters, from its gradient with respect to every z. `thin` is what
+    /// `apply` left there; used up.
+    pub fn gradient(&self, q: &[f32], thin: &mut [f32], gz: &[f32], out: &mut [f32], crew: Crew) -> Result<(), Error> {
         let rows = q.len() / self.dim;
         let (anchors, pull) = (Matrix::new(q, rows, self.dim), Matrix::new(gz, rows, self.dim));
         if self.rank == 0 {
             return outer(anchors, pull, out, crew);
         }
-        let (u, v) = self.factors();
+        let (u, _) = self.factors();
         let (out_u, out_v) = out.split_at_mut(self.dim * self.rank);
-        let mut thin = vec![0.0; rows * self.rank];
-        product(1.0, anchors, v, 0.0, &mut thin);
-        product(1.0, Matrix::new(&thin, rows, self.rank).transposed(), pull, 0.0, out_u);
-        product(1.0, pull, u.transposed(), 0.0, &mut thin);
-        outer(anchors, Matrix::new(&thin, rows, self.rank), out_v, crew)
+        product(1.0, Matrix::new(thin, rows, self.rank).transposed(), pull, 0.0, out_u);
+        product(1.0, pull, u.transposed(), 0.0, thin);
+        outer(anchors, Matrix::new(thin, rows, self.rank), out_v, crew)
     }
 
     /// Length of D, without making it: |U V'|^2 = tr(U'U V'V).

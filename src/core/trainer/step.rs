@@ -11,7 +11,7 @@ use super::progress::{Progress, Watch};
 use super::residual::Residual;
 use super::rng;
 use super::store::Near;
-use super::vectors::{add_scaled, dot, norm, normalise, wide, TILE};
+use super::vectors::{add_scaled, dot, norm, normalise, TILE};
 
 /// Profiles shorter than this have no direction left once the saved item itself is taken out.
 const MIN_ANCHOR: f64 = 1e-6;
@@ -23,6 +23,8 @@ pub(super) struct Trainer {
     adam: Adam,
     pub batch: usize,
     pub anchors: Vec<f32>,
+    /// V'q of each anchor, where the residual is of low rank.
+    pub thin: Vec<f32>,
     pub queries: Vec<f32>,
     pub pulls: Vec<f32>,
     losses: Vec<f64>,
@@ -39,6 +41,7 @@ pub(super) struct Vectors<'a> {
 struct Part<'a> {
     chosen: &'a [u32],
     anchors: &'a mut [f32],
+    thin: &'a mut [f32],
     queries: &'a mut [f32],
     pulls: &'a mut [f32],
     losses: &'a mut [f64],
@@ -58,6 +61,7 @@ impl Trainer {
             adam: Adam::new(task.params.learning_rate, residual.parameters.len()),
             batch,
             anchors: vec![0.0; batch * dim],
+            thin: vec![0.0; batch * residual.rank],
             queries: vec![0.0; batch * dim],
             pulls: vec![0.0; batch * dim],
             losses: vec![0.0; batch],
@@ -128,7 +132,7 @@ impl Trainer {
         watch: &Watch<'_>,
     ) -> Result<f64, Error> {
         let loss = self.forward(task, residual, chosen, vectors, watch)?;
-        residual.gradient(&self.anchors, &self.pulls, &mut self.gradient, watch.crew)?;
+        residual.gradient(&self.anchors, &mut self.thin, &self.pulls, &mut self.gradient, watch.crew)?;
         self.adam.step(&mut residual.parameters, &mut self.gradient, 2.0 * task.params.lambda, watch.crew)?;
         Ok(loss)
     }
@@ -147,17 +151,15 @@ impl Trainer {
         let share = watch.crew.share(chosen.len(), TILE);
         let buffers = self.anchors.chunks_mut(share * dim).zip(self.queries.chunks_mut(share * dim));
         let buffers = buffers.zip(self.pulls.chunks_mut(share * dim)).zip(self.losses.chunks_mut(share));
-        let parts = chosen.chunks(share).zip(buffers).map(|(chosen, (((anchors, queries), pulls), losses))| Part {
-            chosen,
-            anchors,
-            queries,
-            pulls,
-            losses,
+        let mut rest = self.thin.as_mut_slice();
+        let parts = chosen.chunks(share).zip(buffers).map(|(chosen, (((anchors, queries), pulls), losses))| {
+            let thin = rest.split_off_mut(..chosen.len() * residual.rank).unwrap_or_default();
+            Part { chosen, anchors, thin, queries, pulls, losses }
         });
         watch.crew.each(parts.collect(), |mut part| {
-            wide(|| part.anchor(task, vectors));
-            residual.apply(part.anchors, part.queries);
-            wide(|| part.pull(task, vectors, total));
+            part.anchor(task, vectors);
+            residual.apply(part.anchors, part.thin, part.queries);
+            part.pull(task, vectors, total);
         })?;
         Ok(self.losses.iter().sum::<f64>() / total)
     }
@@ -175,7 +177,6 @@ impl Task<'_> {
 
 impl Part<'_> {
     /// The sum of the user's other saved items, as a unit vector.
-    #[inline(always)]
     fn anchor(&mut self, task: &Task<'_>, vectors: &Vectors<'_>) {
         let examples = task.examples;
         for (&index, anchor) in self.chosen.iter().zip(self.anchors.chunks_exact_mut(task.items.dim())) {
@@ -193,7 +194,6 @@ impl Part<'_> {
 
     /// Loss of each example and the pull of its scores' gradients on its query, one after the other: the vectors are
     /// still close when they are needed again.
-    #[inline(always)]
     fn pull(&mut self, task: &Task<'_>, vectors: &Vectors<'_>, total: f64) {
         let (dim, examples) = (task.items.dim(), task.examples);
         let Params { loss, tau, margin, .. } = *task.params;

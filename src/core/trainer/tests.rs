@@ -104,7 +104,7 @@ fn losses_and_gradients_have_their_golden_values() {
     let penalty = lambda * (vectors::norm(&residual.parameters).powi(2) + vectors::norm(&bias).powi(2));
     for (name, loss) in [("softmax", Loss::Softmax), ("bpr", Loss::Bpr), ("triplet", Loss::Triplet)] {
         let mut queries = anchors.clone();
-        residual.apply(&anchors, &mut queries);
+        residual.apply(&anchors, &mut [], &mut queries);
         queries.chunks_exact_mut(dim).for_each(|query| add_scaled(query, 1.0, &bias));
         let query_of = |i: usize| &queries[i / width * dim..][..dim];
         let mut scores: Vec<f32> =
@@ -118,7 +118,7 @@ fn losses_and_gradients_have_their_golden_values() {
             add_scaled(&mut pulls[i / width * dim..][..dim], gradient, items.row(item));
         }
         let mut gradient = vec![0.0; dim * dim];
-        residual.gradient(&anchors, &pulls, &mut gradient, Crew::alone()).unwrap();
+        residual.gradient(&anchors, &mut [], &pulls, &mut gradient, Crew::alone()).unwrap();
         add_scaled(&mut gradient, 2.0 * lambda as f32, &residual.parameters);
         assert_close(&transposed(&gradient, dim), &numbers(&want["grad_D"]), name);
     }

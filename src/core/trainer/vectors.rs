@@ -1,5 +1,7 @@
 //! Dense rows and the few operations on them that everything else is made of. One thread, fixed order of every sum.
 
+use multiversion::multiversion;
+
 use super::error::Error;
 use super::progress::Watch;
 
@@ -160,32 +162,6 @@ pub(super) fn product_f64(
     }
 }
 
-/// Runs a loop with wider registers where the processor has them. The order of every sum is in the source, so the
-/// result is the same.
-#[inline(always)]
-pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        #[target_feature(enable = "avx512f")]
-        fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor was just asked.
-            return unsafe { with_avx512(work) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor was just asked.
-            return unsafe { with_avx2(work) };
-        }
-    }
-    work()
-}
-
 /// out = a b, a few rows at a time, so that a large product stays interruptible.
 pub(super) fn product_in_blocks(
     a: Matrix<'_>,
@@ -206,10 +182,10 @@ pub(super) fn product_in_blocks(
     Ok(())
 }
 
+/// Lanes of a sum: a fixed number, so that registers of any width give the same result.
 const LANES: usize = 16;
 
-/// Sums in a fixed number of lanes, so that the compiler may use wide registers and the result stays the same.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (a_wide, a_rest) = a.as_chunks::<LANES>();
@@ -223,15 +199,30 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(super) fn add_scaled(out: &mut [f32], factor: f32, vector: &[f32]) {
     for (o, v) in out.iter_mut().zip(vector) {
         *o += factor * v;
     }
 }
 
+/// Adds to sums in double precision.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn add_to(sums: &mut [f64], vector: &[f32]) {
+    for (sum, &v) in sums.iter_mut().zip(vector) {
+        *sum += f64::from(v);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn subtract(vector: &mut [f32], mean: &[f64]) {
+    for (v, m) in vector.iter_mut().zip(mean) {
+        *v = (f64::from(*v) - m) as f32;
+    }
+}
+
 /// Length in double precision: squares of small or large numbers do not vanish or overflow.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub fn norm(vector: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (wide, rest) = vector.as_chunks::<LANES>();
@@ -245,10 +236,13 @@ pub fn norm(vector: &[f32]) -> f64 {
 }
 
 /// Scales to length 1; a vector without a direction becomes zero.
-#[inline(always)]
 pub(super) fn normalise(vector: &mut [f32]) {
     let length = norm(vector);
-    let factor = if length > 1e-30 { 1.0 / length } else { 0.0 };
+    scale(vector, if length > 1e-30 { 1.0 / length } else { 0.0 });
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+fn scale(vector: &mut [f32], factor: f64) {
     for v in vector {
         *v = (f64::from(*v) * factor) as f32;
     }
