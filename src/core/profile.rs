@@ -1,5 +1,7 @@
 //! Sums of unit vectors in fixed point: what is added and taken away again leaves nothing behind, in any order.
 
+use multiversion::multiversion;
+
 use super::trainer::norm;
 
 /// Units of one: a component of a unit vector keeps 32 binary places, more than single precision has.
@@ -18,15 +20,19 @@ pub fn add(sum: Vec<u8>, vector: &[f32], sign: i64) -> Option<Vec<u8>> {
     }
     let length = norm(vector);
     if length.is_normal() {
-        let (factor, scale) = (1.0 / length, ONE * sign as f64);
-        for (place, &v) in sum.as_chunks_mut().0.iter_mut().zip(vector) {
-            // rounded to single precision first: the trainer sees the same unit vectors
-            let unit = f64::from((f64::from(v) * factor) as f32);
-            let step = (unit * scale + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits());
-            *place = u64::from_le_bytes(*place).wrapping_add(step).to_le_bytes();
-        }
+        add_unit(sum.as_chunks_mut().0, vector, 1.0 / length, ONE * sign as f64);
     }
     Some(sum)
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+fn add_unit(sum: &mut [[u8; BYTES]], vector: &[f32], factor: f64, scale: f64) {
+    for (place, &v) in sum.iter_mut().zip(vector) {
+        // rounded to single precision first: the trainer sees the same unit vectors
+        let unit = f64::from((f64::from(v) * factor) as f32);
+        let step = (unit * scale + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits());
+        *place = u64::from_le_bytes(*place).wrapping_add(step).to_le_bytes();
+    }
 }
 
 /// The sum of two sums; `None` when their dimensions differ.
