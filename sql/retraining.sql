@@ -19,7 +19,8 @@ CREATE FUNCTION schedule_retraining(
     coverage           double precision DEFAULT 1,
     max_usd            numeric DEFAULT NULL,
     rollout            jsonb DEFAULT NULL,
-    planned_users      integer DEFAULT 5000
+    planned_users      integer DEFAULT 5000,
+    evaluate           boolean DEFAULT false
 ) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -27,7 +28,7 @@ DECLARE
 BEGIN
     PERFORM @extschema@._require_role('schedule_retraining', 'finetune_admin');
     IF name IS NULL OR name = '' OR cron IS NULL OR time_zone IS NULL OR min_new_examples IS NULL OR min_first_examples IS NULL
-       OR hyperparameters IS NULL OR coverage IS NULL OR planned_users IS NULL THEN
+       OR hyperparameters IS NULL OR coverage IS NULL OR planned_users IS NULL OR evaluate IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'a schedule needs a name, and none of its settings may be NULL',
             DETAIL = 'Only the name has no default; max_usd and rollout may be left out.',
@@ -45,7 +46,7 @@ BEGIN
     IF max_usd < 0 OR max_usd = 'NaN' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('max_usd must be 0 or more, not %s', max_usd),
-            DETAIL = 'It holds for each job of the schedule.',
+            DETAIL = 'It holds for each job of the schedule, and for each evaluation of a chat model.',
             HINT = 'Leave it out for no limit.';
     END IF;
     PERFORM @extschema@._read_rollout(rollout);
@@ -58,21 +59,21 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.retraining_schedule AS s
         (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, rollout,
-         planned_users, next_due_at)
+         planned_users, evaluate, next_due_at)
     VALUES (name, cron, time_zone, min_new_examples, min_first_examples, provider, base_model, method, hyperparameters, coverage, max_usd, rollout,
-            planned_users, v_next)
+            planned_users, evaluate, v_next)
     ON CONFLICT ON CONSTRAINT retraining_schedule_pkey DO UPDATE
     SET cron = excluded.cron, time_zone = excluded.time_zone, min_new_examples = excluded.min_new_examples,
         min_first_examples = excluded.min_first_examples, provider = excluded.provider, base_model = excluded.base_model,
         method = excluded.method, hyperparameters = excluded.hyperparameters, coverage = excluded.coverage, max_usd = excluded.max_usd,
-        rollout = excluded.rollout, planned_users = excluded.planned_users, created_by = excluded.created_by,
+        rollout = excluded.rollout, planned_users = excluded.planned_users, evaluate = excluded.evaluate, created_by = excluded.created_by,
         next_due_at = excluded.next_due_at, enabled = true;
     PERFORM @extschema@._wake_worker();
     RETURN v_next;
 END $$;
-COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer) IS
-    'Retrains by the clock: dataset, job, gate, experiment and, with rollout => rules of start_rollout() as JSON, ramp and promotion. Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
-GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer) TO finetune_admin;
+COMMENT ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer, boolean) IS
+    'Retrains by the clock: dataset, job, gate, experiment and, with rollout => rules of start_rollout() as JSON, ramp and promotion. evaluate => true has the worker ask the provider of a model that stands there, for the gate (a chat model for at most max_usd). Returns the first tick; the same name again changes the schedule. Each tick leaves a row in retraining_run';
+GRANT EXECUTE ON FUNCTION schedule_retraining(text, text, text, integer, integer, text, text, text, jsonb, double precision, numeric, jsonb, integer, boolean) TO finetune_admin;
 
 CREATE FUNCTION _check_schedule(name text) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -233,7 +234,13 @@ BEGIN
         RETURN;
     END IF;
     UPDATE @extschema@.retraining_run r SET model_id = v_job.model_id WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
+    SELECT s.* INTO v_schedule FROM @extschema@.retraining_schedule s WHERE s.name = run.schedule;
     SELECT g.* INTO v_gate FROM @extschema@._gate(v_job.model_id) g;
+    IF v_gate.verdict IS NULL AND v_schedule.evaluate AND v_job.provider <> 'builtin' THEN
+        UPDATE @extschema@.retraining_run r SET stage = 'evaluation', retry_at = clock_timestamp(), reason = format('model %s is to be asked at "%s"', v_job.model_id, v_job.provider)
+        WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
+        RETURN;
+    END IF;
     IF v_gate.verdict IS DISTINCT FROM 'passed' THEN
         PERFORM @extschema@._end_run(run.schedule, run.due_at, 'ran', 'gate', 'kept what serves, because ' || COALESCE(v_gate.reason, 'the model was not evaluated'));
         RETURN;
@@ -244,7 +251,11 @@ BEGIN
             format('model %s passed the gate; experiment %s still runs, start the next one by hand', v_job.model_id, v_running));
         RETURN;
     END IF;
-    SELECT s.* INTO v_schedule FROM @extschema@.retraining_schedule s WHERE s.name = run.schedule;
+    IF v_job.provider <> 'builtin' AND v_job.method = 'contrastive' THEN
+        PERFORM @extschema@._end_run(run.schedule, run.due_at, 'ran', 'gate',
+            format('model %1$s passed the gate, but your tables have none of its vectors: CALL reembed(..., %1$L), then start_experiment(..., %1$L)', v_job.model_id));
+        RETURN;
+    END IF;
     PERFORM @extschema@.start_experiment(v_experiment, v_job.model_id, planned_users => COALESCE(v_schedule.planned_users, 5000),
         coverage => LEAST(COALESCE(v_schedule.coverage, 1), CASE WHEN v_schedule.rollout IS NOT NULL THEN @extschema@._first_step(v_schedule.rollout) END));
     UPDATE @extschema@.retraining_run r SET experiment = v_experiment WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
@@ -261,13 +272,84 @@ COMMENT ON FUNCTION _continue_run(retraining_run) IS 'pg_finetune private: once 
 REVOKE ALL ON FUNCTION _continue_run(retraining_run) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _continue_run(retraining_run) TO finetune_admin;
 
+CREATE FUNCTION _due_evaluations() RETURNS SETOF uuid
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT r.job_id FROM @extschema@.retraining_run r
+        WHERE r.state = 'running' AND r.stage = 'evaluation' AND r.retry_at <= clock_timestamp() ORDER BY r.retry_at;
+END $$;
+COMMENT ON FUNCTION _due_evaluations() IS 'pg_finetune private: jobs of schedules whose models a provider is to be asked about now';
+REVOKE ALL ON FUNCTION _due_evaluations() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _due_evaluations() TO finetune_admin;
+
+CREATE FUNCTION _next_evaluation() RETURNS timestamptz
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT min(r.retry_at) FROM @extschema@.retraining_run r WHERE r.state = 'running' AND r.stage = 'evaluation');
+END $$;
+COMMENT ON FUNCTION _next_evaluation() IS 'pg_finetune private: when a provider is to be asked about a model of a schedule, NULL = never';
+REVOKE ALL ON FUNCTION _next_evaluation() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _next_evaluation() TO finetune_analyst, finetune_admin;
+
+CREATE FUNCTION _postpone_evaluation(job uuid, delay interval) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.retraining_run r SET retry_at = clock_timestamp() + delay
+    WHERE r.job_id = job AND r.state = 'running' AND r.stage = 'evaluation' AND r.retry_at <= clock_timestamp();
+END $$;
+COMMENT ON FUNCTION _postpone_evaluation(uuid, interval) IS 'pg_finetune private: leaves an evaluation to the process that was started for it, or until one is free';
+REVOKE ALL ON FUNCTION _postpone_evaluation(uuid, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _postpone_evaluation(uuid, interval) TO finetune_admin;
+
+CREATE FUNCTION _claim_evaluation(job uuid, OUT token integer, OUT model text, OUT owner text, OUT max_usd numeric)
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- An hour is the lease: whoever holds the evaluation and is not heard of by then has died.
+    UPDATE @extschema@.retraining_run r
+    SET tries = r.tries + 1, retry_at = clock_timestamp() + interval '1 hour', reason = format('"%s" is asked about model %s', j.provider, r.model_id)
+    FROM @extschema@.fine_tuning_job j
+    WHERE r.job_id = job AND j.id = job AND r.state = 'running' AND r.stage = 'evaluation' AND r.retry_at <= clock_timestamp() + interval '15 seconds'
+    RETURNING r.tries, r.model_id, j.owner, CASE WHEN j.method <> 'contrastive' THEN j.max_usd END INTO token, model, owner, max_usd;
+END $$;
+COMMENT ON FUNCTION _claim_evaluation(uuid) IS 'pg_finetune private: takes an evaluation whose time has come, NULL = somebody else has it';
+REVOKE ALL ON FUNCTION _claim_evaluation(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _claim_evaluation(uuid) TO finetune_admin;
+
+CREATE FUNCTION _end_evaluation(job uuid, token integer, error text, may_pass boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    run @extschema@.retraining_run;
+    v_again timestamptz := clock_timestamp() + interval '1 minute' * 2 ^ (token - 1);
+BEGIN
+    SELECT r.* INTO run FROM @extschema@.retraining_run r
+    WHERE r.job_id = job AND r.state = 'running' AND r.stage = 'evaluation' AND r.tries = token FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN; -- another process holds it now
+    END IF;
+    IF error IS NOT NULL AND (may_pass IS NOT TRUE OR token >= 5) THEN
+        PERFORM @extschema@._end_run(run.schedule, run.due_at, 'failed', 'evaluation', format('%s (CALL evaluate_model(%L) goes on where it was)', error, run.model_id));
+        RETURN;
+    END IF;
+    UPDATE @extschema@.retraining_run r
+    SET retry_at = CASE WHEN error IS NOT NULL THEN v_again END,
+        reason = CASE WHEN error IS NOT NULL THEN format('asked again at %s: %s', to_char(v_again, 'HH24:MI:SS'), error) END
+    WHERE r.schedule = run.schedule AND r.due_at = run.due_at;
+    PERFORM @extschema@._wake_worker();
+END $$;
+COMMENT ON FUNCTION _end_evaluation(uuid, integer, text, boolean) IS 'pg_finetune private: what became of an evaluation: on to the gate, again later (five times), or failed';
+REVOKE ALL ON FUNCTION _end_evaluation(uuid, integer, text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _end_evaluation(uuid, integer, text, boolean) TO finetune_admin;
+
 CREATE FUNCTION _advance_retraining() RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_schedule @extschema@.retraining_schedule;
     v_run      @extschema@.retraining_run;
 BEGIN
-    FOR v_run IN SELECT r.* FROM @extschema@.retraining_run r WHERE r.state = 'running' AND r.stage = 'training' FOR UPDATE SKIP LOCKED LOOP
+    FOR v_run IN
+        SELECT r.* FROM @extschema@.retraining_run r
+        WHERE r.state = 'running' AND (r.stage = 'training' OR r.stage = 'evaluation' AND r.retry_at IS NULL) FOR UPDATE SKIP LOCKED
+    LOOP
         BEGIN
             PERFORM @extschema@._continue_run(v_run);
         EXCEPTION WHEN OTHERS THEN

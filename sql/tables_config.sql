@@ -261,6 +261,7 @@ CREATE TABLE retraining_schedule (
     planned_users    integer NOT NULL DEFAULT 5000 CHECK (planned_users OPERATOR(pg_catalog.>) 0),
     rollout          jsonb CHECK (pg_catalog.jsonb_typeof(rollout) OPERATOR(pg_catalog.=) 'object'),
     max_usd          numeric CHECK (max_usd OPERATOR(pg_catalog.>=) 0),
+    evaluate         boolean NOT NULL DEFAULT false,
     enabled          boolean NOT NULL DEFAULT true,
     next_due_at      timestamptz NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -270,6 +271,7 @@ COMMENT ON TABLE retraining_schedule IS 'When to retrain, with what, and how man
 COMMENT ON COLUMN retraining_schedule.min_first_examples IS 'examples wanted before the very first run, when no model has been trained yet';
 COMMENT ON COLUMN retraining_schedule.planned_users IS 'of the experiment that a run starts';
 COMMENT ON COLUMN retraining_schedule.rollout IS 'arguments of start_rollout() for the experiment that a run starts; NULL = a person decides';
+COMMENT ON COLUMN retraining_schedule.evaluate IS 'whether the worker has a model that stands at a provider answer there for the gate; else evaluate_model() is called by hand';
 COMMENT ON COLUMN retraining_schedule.next_due_at IS 'next tick after the last one handled';
 SELECT pg_catalog.pg_extension_config_dump('retraining_schedule', '');
 

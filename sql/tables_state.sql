@@ -201,11 +201,15 @@ CREATE TABLE retraining_run (
     job_id      uuid,
     model_id    text,
     experiment  text,
+    tries       integer NOT NULL DEFAULT 0,
+    retry_at    timestamptz,
     started_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
     finished_at timestamptz,
     PRIMARY KEY (schedule, due_at)
 );
 COMMENT ON TABLE retraining_run IS 'Every tick of every schedule: ran, skipped because ..., missed (caught up once), failed because ...';
+COMMENT ON COLUMN retraining_run.tries IS 'how often a provider was asked for an evaluation of the model';
+COMMENT ON COLUMN retraining_run.retry_at IS 'in stage evaluation: when the provider is asked, or asked again if nothing is heard of those who ask now; NULL = it has answered';
 SELECT pg_catalog.pg_extension_config_dump('retraining_run', '');
 
 CREATE TABLE deployment (

@@ -243,6 +243,7 @@ BEGIN
         @extschema@._next_erasure(),
         @extschema@._next_rollout_look(),
         @extschema@._next_shadow_look(),
+        CASE WHEN with_jobs THEN @extschema@._next_evaluation() END,
         (SELECT min(s.next_due_at) FROM @extschema@.retraining_schedule s WHERE s.enabled));
 END $$;
 COMMENT ON FUNCTION _next_due_at(boolean) IS 'pg_finetune private: when something will be due by itself, NULL = never; without jobs where no process may train them';

@@ -43,23 +43,7 @@ struct Prepared {
 }
 
 fn prepared(method: &str) -> Prepared {
-    let fake = FakeProvider::start();
-    let db = server().create_database("prefilter");
-    let mut client = db.install("pgft");
-    application(&mut client, 60);
-    execute(
-        &mut client,
-        "UPDATE training_data_point SET reason = 'like the last one' WHERE user_action = 'saved';
-         SELECT create_dataset('listeners', test_share => 0.4)",
-    );
-    provider(&mut client, "host", &fake.url(), key_file());
-    execute(
-        &mut client,
-        "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, usd_per_million_input_tokens,
-             usd_per_million_output_tokens, as_of, quoted_from)
-         VALUES ('host', 'small', 25, 2, 8, '2026-11-01', 'test'), ('host', 'ft:small', NULL, 4, 16, '2026-11-01', 'test')",
-    );
-    let skill = chatting(&mut client, &fake);
+    let (db, mut client, fake, skill) = with_dataset(server(), "listeners", ", test_share => 0.4");
     let job: String = value(
         &mut client,
         &format!(
@@ -71,9 +55,36 @@ fn prepared(method: &str) -> Prepared {
     Prepared { _db: db, client, fake, skill, model }
 }
 
+fn with_dataset(
+    server: &'static Server,
+    dataset: &str,
+    options: &str,
+) -> (Database<'static>, Client, FakeProvider, Skill) {
+    let fake = FakeProvider::start();
+    let db = server.create_database("prefilter");
+    let mut client = db.install("pgft");
+    application(&mut client, 60);
+    execute(
+        &mut client,
+        &format!(
+            "UPDATE training_data_point SET reason = 'like the last one' WHERE user_action = 'saved';
+             SELECT create_dataset('{dataset}'{options})"
+        ),
+    );
+    provider(&mut client, "host", &fake.url(), key_file());
+    execute(
+        &mut client,
+        "INSERT INTO provider_price (provider, base_model, usd_per_million_training_tokens, usd_per_million_input_tokens,
+             usd_per_million_output_tokens, as_of, quoted_from)
+         VALUES ('host', 'small', 25, 2, 8, '2026-11-01', 'test'), ('host', 'ft:small', NULL, 4, 16, '2026-11-01', 'test')",
+    );
+    let skill = chatting(&mut client, &fake, dataset);
+    (db, client, fake, skill)
+}
+
 /// Models that know the answers and are wrong as often as they are told, always about the same questions.
-fn chatting(client: &mut Client, fake: &FakeProvider) -> Skill {
-    let lines: Vec<String> = values(client, "SELECT export_jsonl('listeners', 'openai_chat', 'test')");
+fn chatting(client: &mut Client, fake: &FakeProvider, dataset: &str) -> Skill {
+    let lines: Vec<String> = values(client, &format!("SELECT export_jsonl('{dataset}', 'openai_chat', 'test')"));
     let mut answers = HashMap::new();
     for line in lines {
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -301,4 +312,103 @@ fn what_cannot_be_judged_says_so() {
     let block = format!("BEGIN; CALL evaluate_model('{model}')");
     assert_error!(client, &block, "2D000", "outside BEGIN");
     execute(&mut client, "ROLLBACK");
+}
+
+/// The newest run of the schedule: state, stage, reason.
+fn last_run(client: &mut Client) -> (String, String, String) {
+    let sql = "SELECT state, stage, COALESCE(reason, '') FROM retraining_run ORDER BY due_at DESC LIMIT 1";
+    let row = client.query_one(sql, &[]).unwrap();
+    (row.get(0), row.get(1), row.get(2))
+}
+
+#[test]
+fn a_schedule_has_its_model_evaluated_by_the_worker() {
+    let (_db, mut client, fake, _skill) = with_dataset(server(), "weekly", "");
+    let schedule = |evaluate: bool| {
+        format!("SELECT schedule_retraining('weekly', '0 0 1 1 *', provider => 'host', base_model => 'small', method => 'sft',
+             max_usd => 20, min_first_examples => 0, min_new_examples => 0, coverage => 0.5, evaluate => {evaluate}), retrain_now('weekly')")
+    };
+    assert_error!(client, &schedule(true).replace("true", "NULL"), "22004", "schedule");
+    let ended = |client: &mut Client, runs: i64| {
+        let done = "SELECT count(*) FROM retraining_run WHERE state <> 'running'";
+        wait_until(Duration::from_secs(60), "the run has ended", || value::<i64>(client, done) == runs);
+        last_run(client)
+    };
+    execute(&mut client, &schedule(true));
+    let (state, stage, reason) = ended(&mut client, 1);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
+    let judged = "SELECT count(*) FROM chat_evaluation c JOIN retraining_run r ON r.model_id = c.model_id WHERE r.tries = 1 AND c.usd <= 20";
+    assert_eq!(value::<i64>(&mut client, judged), 2);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM experiment WHERE status = 'running'"), 1);
+
+    // A provider that does not answer is asked again later; the next process goes on where the first one was.
+    execute(&mut client, "SELECT stop_experiment(name) FROM experiment");
+    let refusal = Act::Answer(401, vec![], "{\"error\":{\"message\":\"expired\"}}".into());
+    fake.next("POST /v1/chat/completions", refusal, 1000);
+    execute(&mut client, "SELECT retrain_now('weekly')");
+    wait_until(Duration::from_secs(60), "it is to be asked again", || {
+        last_run(&mut client).2.starts_with("asked again")
+    });
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("running", "evaluation"), "{reason}");
+    assert!(reason.contains("expired") && !reason.contains(CANARY), "{reason}");
+    let waits = "SELECT _next_evaluation() = retry_at AND _next_due_at() <= retry_at FROM retraining_run WHERE state = 'running' AND retry_at > now() AND tries = 1";
+    assert!(value::<bool>(&mut client, waits));
+    fake.forget_script();
+    execute(&mut client, "UPDATE retraining_run SET retry_at = now() WHERE state = 'running'; SELECT _wake_worker()");
+    let (state, stage, reason) = ended(&mut client, 2);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
+
+    // After five times it is given up, with the command that goes on.
+    execute(&mut client, "SELECT stop_experiment(name) FROM experiment WHERE status = 'running'");
+    fake.next("POST /v1/chat/completions", Act::Answer(401, vec![], "{}".into()), 1000);
+    execute(&mut client, "SELECT retrain_now('weekly')");
+    wait_until(Duration::from_secs(60), "it is to be asked again", || {
+        last_run(&mut client).2.starts_with("asked again")
+    });
+    execute(
+        &mut client,
+        "UPDATE retraining_run SET retry_at = now(), tries = 4 WHERE state = 'running'; SELECT _wake_worker()",
+    );
+    let (state, stage, reason) = ended(&mut client, 3);
+    assert_eq!((state.as_str(), stage.as_str()), ("failed", "evaluation"), "{reason}");
+    assert!(reason.contains("CALL evaluate_model("), "{reason}");
+    fake.forget_script();
+
+    // Without leave to ask nothing is asked.
+    let asked = fake.count("POST /v1/chat/completions");
+    execute(&mut client, &schedule(false));
+    let (state, stage, reason) = ended(&mut client, 4);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "gate"), "{reason}");
+    assert!(reason.contains("was not evaluated"), "{reason}");
+    assert_eq!(fake.count("POST /v1/chat/completions"), asked);
+}
+
+#[test]
+fn an_evaluation_by_hand_is_the_same_and_holds_nothing_open() {
+    let (db, mut client, fake, _skill) = with_dataset(Server::by_hand(), "weekly", "");
+    execute(
+        &mut client,
+        "SELECT schedule_retraining('weekly', '0 0 1 1 *', provider => 'host',
+        base_model => 'small', method => 'sft', min_first_examples => 10, evaluate => true)",
+    );
+    let run = "INSERT INTO fine_tuning_job (id, dataset_id, provider, base_model, method, seed, state, owner, model_id, deadline_at)
+        SELECT 'aaaaaaaa-0000-0000-0000-000000000001', id, 'host', 'small', 'sft', 1, 'succeeded', current_user, 'm', now() FROM dataset;
+        INSERT INTO model (id, base_model, provider, method, dataset_id, provider_model, job_id)
+        SELECT 'm', 'small', 'host', 'sft', id, 'ft:small:org::x', 'aaaaaaaa-0000-0000-0000-000000000001' FROM dataset;
+        INSERT INTO retraining_run (schedule, due_at, state, stage, job_id) VALUES ('weekly', now(), 'running', 'training', 'aaaaaaaa-0000-0000-0000-000000000001')";
+    execute(&mut client, run);
+    fake.next("POST /v1/chat/completions", Act::HangBefore(Duration::from_secs(2)), 8);
+    let mut other = db.connect();
+    let pid: i32 = value(&mut client, "SELECT pg_backend_pid()");
+    let held = format!("SELECT backend_xmin::text FROM pg_stat_activity WHERE pid = {pid}");
+    let calling = std::thread::spawn(move || {
+        execute(&mut client, "CALL run_due_work()");
+        client
+    });
+    wait_until(Duration::from_secs(20), "questions are asked", || fake.count("POST /v1/chat/completions") >= 8);
+    assert_eq!(value::<Option<String>>(&mut other, &held), None, "no snapshot is held");
+    let mut client = calling.join().unwrap();
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
 }

@@ -221,6 +221,27 @@ fn missed_ticks_are_written_down_and_caught_up_once() {
 }
 
 #[test]
+fn vectors_of_a_provider_reach_users_only_once_they_are_there() {
+    let db = Server::by_hand().create_database("vectors");
+    let mut client = db.install("pgft");
+    application(&mut client, 20);
+    execute(
+        &mut client,
+        "SELECT create_dataset('listeners');
+         INSERT INTO fine_tuning_job (id, dataset_id, provider, base_model, method, seed, state, owner, model_id, deadline_at)
+         SELECT 'aaaaaaaa-0000-0000-0000-000000000001', id, 'host', 'mini', 'contrastive', 1, 'succeeded', current_user, 'm', now() FROM dataset;
+         INSERT INTO model (id, base_model, provider, method, provider_model) VALUES ('m', 'mini', 'host', 'contrastive', 'ft:mini');
+         INSERT INTO model_evaluation (model_id, against, users, examples, seed, verdict, reason) VALUES ('m', 'base', 30, 300, 1, 'passed', 'better');
+         INSERT INTO retraining_run (schedule, due_at, state, stage, job_id) VALUES ('weekly', now(), 'running', 'training', 'aaaaaaaa-0000-0000-0000-000000000001')",
+    );
+    execute(&mut client, "CALL run_due_work()");
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "gate"), "{reason}");
+    assert!(reason.contains("CALL reembed(..., 'm'), then start_experiment(..., 'm')"), "{reason}");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM experiment"), 0);
+}
+
+#[test]
 fn refusals() {
     let db = Server::by_hand().create_database("cron");
     let mut client = db.install("pgft");

@@ -1,4 +1,4 @@
-//! Questions to a provider from the caller's own session: several at one time, each asked again as the provider wants it,
+//! Questions to a provider in the name of a role: several at one time, each asked again as the provider wants it,
 //! with the same regard for a provider in trouble that jobs have. No transaction is open while anything is waited for.
 
 use std::collections::HashMap;
@@ -47,11 +47,13 @@ pub struct All<T> {
     pub error: Option<UserError>,
 }
 
-/// A provider as the caller may use it.
+/// A provider as a role may use it.
 pub struct Asker<'a> {
     session: &'a Session,
     schema: &'a str,
     name: String,
+    /// Whose rights and key are used.
+    owner: String,
     pub server: Server,
     key: Key,
     policy: Policy,
@@ -93,11 +95,19 @@ impl Waiting {
 impl<'a> Asker<'a> {
     /// # Errors
     /// Postgres' own for a missing right or key; 42704 for a provider that is not there.
-    pub fn open(session: &'a Session, schema: &'a str, name: &str) -> Result<Self, UserError> {
-        let found = session.transaction(|| foreign::provider(name)).map_err(failed)?;
+    pub fn open(session: &'a Session, schema: &'a str, name: &str, owner: &str) -> Result<Self, UserError> {
+        let found = session.transaction(|| foreign::provider_of(name, owner)).map_err(failed)?;
         let provider = found.ok_or_else(|| gone(name))?;
         let policy = Policy::now().trusting(&provider.server);
-        Ok(Self { session, schema, name: name.to_owned(), server: provider.server, key: provider.key, policy })
+        Ok(Self {
+            session,
+            schema,
+            name: name.to_owned(),
+            owner: owner.to_owned(),
+            server: provider.server,
+            key: provider.key,
+            policy,
+        })
     }
 
     /// Asks, and asks again, until every request is answered or there is no use in going on.
@@ -191,14 +201,14 @@ impl<'a> Asker<'a> {
     fn wait_for_its_turn(&self) -> Result<(), UserError> {
         let query = format!(
             "SELECT (EXTRACT(epoch FROM h.retry_at OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8 \
-             FROM {}.provider_health h WHERE h.provider OPERATOR(pg_catalog.=) $1 AND h.owner OPERATOR(pg_catalog.=) CURRENT_USER::pg_catalog.text \
+             FROM {}.provider_health h WHERE h.provider OPERATOR(pg_catalog.=) $1 AND h.owner OPERATOR(pg_catalog.=) $2 \
                AND h.retry_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()",
             self.schema
         );
         let left = self.session.transaction(AssertUnwindSafe(|| {
             Spi::connect(|client| {
                 client
-                    .select(&query, Some(1), &[self.name.as_str().into()])?
+                    .select(&query, Some(1), &[self.name.as_str().into(), self.owner.as_str().into()])?
                     .map(|row| row.get::<i64>(1))
                     .next()
                     .transpose()
@@ -222,10 +232,14 @@ impl<'a> Asker<'a> {
                 json!({"provider_wait_ms": wait, "provider_failed": !throttled, "provider_error": fault.to_string()})
             }
         };
-        let query = format!("SELECT {}._note_health($1, CURRENT_USER::pg_catalog.text, $2)", self.schema);
+        let query = format!("SELECT {}._note_health($1, $2, $3)", self.schema);
         self.session
             .transaction(AssertUnwindSafe(|| {
-                Spi::run_with_args(&query, &[self.name.as_str().into(), JsonB(change).into()]).unwrap_or_report();
+                Spi::run_with_args(
+                    &query,
+                    &[self.name.as_str().into(), self.owner.as_str().into(), JsonB(change).into()],
+                )
+                .unwrap_or_report();
             }))
             .map_err(failed)
     }
@@ -242,6 +256,11 @@ fn exchange<T>(
         Fault::Auth(Refusal { code: "key".into(), message, param: None, hint: provider_key::HINT.into() })
     })?;
     read(&steps::ask(request, &key, policy)?)
+}
+
+/// Who has called.
+pub fn current_role() -> String {
+    Spi::get_one("SELECT CURRENT_USER::pg_catalog.text").unwrap_or_report().unwrap_or_default()
 }
 
 /// Sleeps, serving interrupts.

@@ -78,6 +78,7 @@ struct Evaluation<'a> {
 pub fn evaluate(
     session: &Session,
     schema: &str,
+    owner: &str,
     model: &Model,
     max_rows: usize,
     max_usd: Option<f64>,
@@ -91,7 +92,7 @@ pub fn evaluate(
     let mut askers = BTreeMap::new();
     for contestant in &contestants {
         if !askers.contains_key(&contestant.provider) {
-            askers.insert(contestant.provider.clone(), Asker::open(session, schema, &contestant.provider)?);
+            askers.insert(contestant.provider.clone(), Asker::open(session, schema, &contestant.provider, owner)?);
         }
     }
     let mut evaluation = Evaluation {

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
 use super::jobs::{Jobs, Turn};
-use super::{failpoint, shadow, trainer};
+use super::{failpoint, scheduled_evaluation, shadow, trainer};
 use crate::pg::errors::UserError;
 use crate::pg::session::{Failure, Session};
 use crate::pg::shared::{shared, DatabaseSlot, NEVER};
@@ -113,6 +113,9 @@ fn start_trainers(session: &Session, schema: &str) -> Result<(), Failure> {
         for job in session.transaction(|| due_jobs(schema, false))? {
             start(session, schema, process::database(), &job)?;
         }
+        for job in session.transaction(|| scheduled_evaluation::due(schema))? {
+            start_evaluation(session, schema, process::database(), &job)?;
+        }
     }
     Ok(())
 }
@@ -142,6 +145,17 @@ fn start(session: &Session, schema: &str, database: u32, job: &str) -> Result<()
     Ok(())
 }
 
+/// The same for the evaluation of its model.
+fn start_evaluation(session: &Session, schema: &str, database: u32, job: &str) -> Result<(), Failure> {
+    let free = shared().busy_trainers() < settings::MAX_TRAINERS.get() as usize;
+    let delay = if free { START_DELAY } else { BUSY_DELAY };
+    session.transaction(|| scheduled_evaluation::postpone(schema, job, delay))?;
+    if free {
+        process::start_trainer(database, &format!("{}{job}", scheduled_evaluation::PREFIX));
+    }
+    Ok(())
+}
+
 /// `CALL run_due_work()`: the same round in the caller's session, training included, until nothing is due.
 pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
     let session = Session::procedure(fcinfo, "run_due_work()")?;
@@ -157,11 +171,15 @@ pub fn run_due_work(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), UserError> {
         housekeeping(&session, &schema, true)?;
         let jobs = session.transaction(|| due_jobs(&schema, true))?;
         let asked = ask_providers_once(&session, &schema)?;
-        if jobs.is_empty() && !asked {
+        let evaluations = session.transaction(|| scheduled_evaluation::due(&schema))?;
+        if jobs.is_empty() && evaluations.is_empty() && !asked {
             return Ok(());
         }
         for job in jobs {
             trainer::run(&session, &schema, &job);
+        }
+        for job in evaluations {
+            scheduled_evaluation::run(&session, &schema, &job);
         }
     }
 }

@@ -52,28 +52,42 @@ pub fn evaluate(
 ) -> Result<(String, String), UserError> {
     let session = Session::procedure(fcinfo, "evaluate_model()")?;
     let schema = session.transaction(spi::own_schema).map_err(failed)?.unwrap_or_default();
-    let about = session.transaction(|| read_model(&schema, model)).map_err(failed)?;
+    let caller = session.transaction(asking::current_role).map_err(failed)?;
+    judge(&session, &schema, &caller, model, max_texts, max_usd)
+}
+
+/// The same in any session, with the rights and the key of a role.
+pub fn judge(
+    session: &Session,
+    schema: &str,
+    owner: &str,
+    model: &str,
+    max_texts: Option<i32>,
+    max_usd: Option<f64>,
+) -> Result<(String, String), UserError> {
+    let about = session.transaction(|| read_model(schema, model)).map_err(failed)?;
     if about.method != "contrastive" {
-        return chat_evaluation::evaluate(&session, &schema, &about, max_texts.unwrap_or(MAX_ROWS) as usize, max_usd);
+        let max_rows = max_texts.unwrap_or(MAX_ROWS) as usize;
+        return chat_evaluation::evaluate(session, schema, owner, &about, max_rows, max_usd);
     }
     if max_usd.is_some() {
         return Err(UserError::invalid("max_usd is for chat models")
             .detail("The vectors of an embedding model are asked for once per text; max_texts limits them.")
             .hint("CALL evaluate_model('...', max_texts => 20000);"));
     }
-    let asker = Asker::open(&session, &schema, &about.provider)?;
-    let input = dataset::load(&session, &schema, &about.dataset, || {
+    let asker = Asker::open(session, schema, &about.provider, owner)?;
+    let input = dataset::load(session, schema, &about.dataset, || {
         check_for_interrupts!();
         Ok(())
     })
     .map_err(failed)?;
     let input = sample_users(input, max_texts.unwrap_or(MAX_TEXTS) as usize, about.seed);
-    let texts = session.transaction(|| read_texts(&schema, &about.dataset, &input.item_keys)).map_err(failed)?;
+    let texts = session.transaction(|| read_texts(schema, &about.dataset, &input.item_keys)).map_err(failed)?;
     let (dim, vectors) = embed(&asker, &about.name, &texts)?;
     let params = Params { seed: about.seed, ..Params::default() };
     let comparison = compare_embeddings(input, dim, vectors, &params, &mut Interrupts).map_err(wrong)?;
     let told = (comparison.verdict.as_str().to_owned(), comparison.reason.clone());
-    save(&session, &schema, model, "base", row_of(&comparison, about.seed)).map_err(failed)?;
+    save(session, schema, model, "base", row_of(&comparison, about.seed)).map_err(failed)?;
     Ok(told)
 }
 

@@ -13,6 +13,7 @@ mod launcher;
 mod provider_check;
 mod provider_key;
 mod reembedding;
+mod scheduled_evaluation;
 mod shadow;
 mod steps;
 mod sweeper;

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use pgrx::JsonB;
 use serde_json::{json, Value};
 
-use super::asking::{failed, refused, Asker, Told};
+use super::asking::{self, failed, refused, Asker, Told};
 use crate::pg::errors::UserError;
 use crate::pg::session::Session;
 use crate::pg::spi;
@@ -96,13 +96,14 @@ fn open<'a>(
     if wish.max_usd.is_some() && price.is_none() {
         return Err(no_price(&provider, plan["name"].as_str().unwrap_or_default()));
     }
+    let caller = session.transaction(asking::current_role).map_err(failed)?;
     let failed = plan["failed_keys"].as_array().map_or(&[][..], Vec::as_slice);
     Ok(Reembedding {
         session,
         schema,
         relation,
         model,
-        asker: Asker::open(session, schema, &provider)?,
+        asker: Asker::open(session, schema, &provider, &caller)?,
         dimensions: plan["dimensions"].as_u64().unwrap_or_default() as usize,
         price,
         left_usd: wish.max_usd,

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::JsonB;
 
-use super::{dataset, failpoint};
+use super::{dataset, failpoint, scheduled_evaluation};
 use crate::core::trainer::{self, Adapter, Crew, Observer, Params, Progress, Stop};
 use crate::pg::session::{Failure, Session};
 use crate::pg::shared::shared;
@@ -16,16 +16,24 @@ use crate::pg::{adapters, process, settings, spi, threads};
 /// How often progress is written and the lease renewed.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// A training process: one job, then gone.
+/// A training process: one job, or the evaluation of its model, then gone.
 pub fn main(database: u32) -> ! {
     process::install_signal_handlers();
     let job = process::extra();
     process::connect(Some(database));
     if shared().take_trainer_slot(database, settings::MAX_TRAINERS.get() as usize).is_some() {
         let session = Session::worker();
-        process::report_activity(&format!("pg_finetune: training job {job}"));
         if let Ok(Some(schema)) = session.transaction(spi::own_schema) {
-            run(&session, &schema, &job);
+            match job.strip_prefix(scheduled_evaluation::PREFIX) {
+                Some(job) => {
+                    process::report_activity(&format!("pg_finetune: evaluating the model of job {job}"));
+                    scheduled_evaluation::run(&session, &schema, job);
+                }
+                None => {
+                    process::report_activity(&format!("pg_finetune: training job {job}"));
+                    run(&session, &schema, &job);
+                }
+            }
         }
     }
     shared().wake_launcher(); // it reaps the slot and announces this database
