@@ -327,7 +327,7 @@ $$;
 COMMENT ON FUNCTION assignment_parameters IS 'What assign_pure needs to know of a running experiment, in one row; none once it is stopped. Holdout and layer are gates';
 GRANT EXECUTE ON FUNCTION assignment_parameters TO finetune_app, finetune_analyst;
 
-CREATE FUNCTION model_for(user_id text) RETURNS TABLE (variant text, model_id text, provider text, provider_model text, embedding_column name)
+CREATE FUNCTION model_for(user_id text, team_id text DEFAULT NULL) RETURNS TABLE (variant text, model_id text, provider text, provider_model text, embedding_column name)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -335,11 +335,11 @@ BEGIN
     RETURN QUERY
     SELECT a.variant, a.model_id, m.provider, m.provider_model,
            (SELECT min(r.column_name::text)::name FROM @extschema@.reembedding r WHERE r.model_id = a.model_id AND r.completed_at IS NOT NULL)
-    FROM @extschema@._resolve_assignment(model_for.user_id, NULL, NULL) a
+    FROM @extschema@._assignment(model_for.user_id, NULL, model_for.team_id) a
     LEFT JOIN @extschema@.model m ON m.id = a.model_id;
 END
 $$;
-COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, and the model''s name there, for applications that call a provider themselves; embedding_column is the column to search where the model was re-embedded, NULL = the application''s own';
+COMMENT ON FUNCTION model_for IS 'Variant, model and provider of a user, and the model''s name there, for applications that call a provider themselves or search under user_query(user_id, model_id); team_id counts as it does in the log: where only experiments that draw teams run; embedding_column is the column to search where the model was re-embedded, NULL = the application''s own';
 GRANT EXECUTE ON FUNCTION model_for TO finetune_app, finetune_analyst;
 
 CREATE FUNCTION _experiment_changed() RETURNS trigger

@@ -114,6 +114,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     counted_for interval;
+    by_team boolean;
 BEGIN
     PERFORM @extschema@._require_role('ranking_metrics', 'finetune_analyst');
     PERFORM @extschema@._check_actions(positive);
@@ -121,32 +122,41 @@ BEGIN
         PERFORM @extschema@._require_experiment(ranking_metrics.experiment);
     END IF;
     counted_for := @extschema@._outcome_window(experiment);
+    by_team := @extschema@._draws_teams(experiment);
     RETURN QUERY
     WITH list AS (
-        SELECT l.model_variant AS variant, l.user_id, array_agg((a.action = ANY (positive))::integer::float8) AS relevance,
+        SELECT l.model_variant AS variant, CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, array_agg((a.action = ANY (positive))::integer::float8) AS relevance,
                array_agg(l.relevance_score) AS score, bool_or(a.action = ANY (positive)) AS any_relevant
         FROM @extschema@.model_performance_log l
         CROSS JOIN LATERAL (SELECT @extschema@._attributed(l.user_action, l.shown_at, l.actioned_at, l.shown_at + counted_for)) a (action)
         WHERE (ranking_metrics.experiment IS NULL OR l.experiment = ranking_metrics.experiment)
           AND (since IS NULL OR l.shown_at >= since) AND (until IS NULL OR l.shown_at < until)
           AND a.action IS NOT NULL
-        GROUP BY l.model_variant, l.user_id
+        GROUP BY l.model_variant, unit_id, l.user_id
     ), measured AS (
-        SELECT l.variant, l.any_relevant, @extschema@.ndcg(l.relevance, l.score, ranking_metrics.k) AS ndcg,
+        SELECT l.variant, l.unit_id, l.any_relevant, @extschema@.ndcg(l.relevance, l.score, ranking_metrics.k) AS ndcg,
                @extschema@.mrr(l.relevance, l.score) AS mrr, @extschema@.recall_at(l.relevance, l.score, ranking_metrics.k) AS recall,
                @extschema@.precision_at(l.relevance, l.score, ranking_metrics.k) AS hits,
                @extschema@.hit_at(l.relevance, l.score, ranking_metrics.k) AS hit,
                @extschema@.average_precision_at(l.relevance, l.score) AS average_precision
         FROM list l
+    ), mean AS (
+        SELECT m.variant, count(*) AS users, count(*) FILTER (WHERE NOT m.any_relevant) AS without, avg(m.ndcg) AS ndcg, avg(m.mrr) AS mrr,
+               avg(m.recall) AS recall, avg(m.hits) AS hits, avg(m.hit) AS hit, avg(m.average_precision) AS average_precision
+        FROM measured m
+        GROUP BY m.variant
+    ), deviation AS (
+        SELECT m.variant, m.unit_id, sum(m.ndcg - mean.ndcg) AS total FROM measured m JOIN mean USING (variant) GROUP BY m.variant, m.unit_id
+    ), error AS (
+        -- Of a mean over users of whom those of a unit go together; of single users it is their standard error.
+        SELECT d.variant, sqrt(sum(d.total ^ 2) * count(*) / nullif(count(*) - 1, 0)) AS total FROM deviation d GROUP BY d.variant
     )
-    SELECT m.variant, count(*), count(*) FILTER (WHERE NOT m.any_relevant), avg(m.ndcg), stddev_samp(m.ndcg) / sqrt(count(*)),
-           avg(m.mrr), avg(m.recall), avg(m.hits), avg(m.hit), avg(m.average_precision)
-    FROM measured m
-    GROUP BY m.variant
+    SELECT m.variant, m.users, m.without, m.ndcg, e.total / m.users, m.mrr, m.recall, m.hits, m.hit, m.average_precision
+    FROM mean m JOIN error e USING (variant)
     ORDER BY m.variant;
 END
 $$;
-COMMENT ON FUNCTION ranking_metrics IS 'How well relevance_score ranks what each user resolved: means over users per variant; ndcg_se = standard error over users; users without a relevant item count as 0 and are told';
+COMMENT ON FUNCTION ranking_metrics IS 'How well relevance_score ranks what each user resolved: means over users per variant; ndcg_se = standard error over users, or over teams where the experiment draws teams; users without a relevant item count as 0 and are told';
 GRANT EXECUTE ON FUNCTION ranking_metrics TO finetune_analyst;
 
 CREATE VIEW model_overview AS

@@ -231,6 +231,17 @@ fn an_experiment_may_draw_teams_and_counts_by_them() {
     assert_eq!(value::<i64>(&mut admin, users), 200, "people are still people");
     assert_eq!(value::<i64>(&mut admin, "SELECT users FROM experiment_cuped('t')"), 40);
     assert_eq!(value::<i64>(&mut admin, "SELECT sum(users)::bigint FROM time_to_process('t')"), 40);
+    // Ranked for people, judged by teams: all five of a team have the same list, so that they are worth one.
+    execute(&mut admin, "UPDATE model_performance_log SET relevance_score = 0.5");
+    let ranked = "SELECT r.users, r.ndcg_se, s.se FROM ranking_metrics('t') r JOIN (
+        SELECT model_variant AS variant, stddev_samp(saved) / sqrt(count(*)) AS se
+        FROM (SELECT model_variant, team_id, avg((user_action = 'saved')::int)::float8 AS saved FROM model_performance_log GROUP BY 1, 2) t GROUP BY 1) s USING (variant)";
+    let rows = admin.query(ranked, &[]).unwrap();
+    assert_eq!(rows.iter().map(|row| row.get::<_, i64>(0)).sum::<i64>(), 200);
+    for row in rows {
+        let (found, wanted) = (row.get::<_, f64>(1), row.get::<_, f64>(2));
+        assert!((found - wanted).abs() < 1e-9, "{found} {wanted}");
+    }
     let daily = "SELECT base_users + fine_tuned_users FROM experiment_effect_daily('t') ORDER BY day DESC LIMIT 1";
     assert_eq!(value::<i64>(&mut admin, daily), 40);
     assert_eq!(value::<i64>(&mut admin, "SELECT users_seen FROM plan_experiment(unit => 'team_id')"), 40);
@@ -256,7 +267,11 @@ fn an_impression_belongs_to_what_served_it() {
     // Calls without a name mean the experiment that draws users, and so does the log.
     execute(&mut admin, "SELECT start_experiment('u', 'm1'); INSERT INTO signal VALUES (2, 2)");
     execute(&mut admin, "SELECT record_signal('user-9', 'by hand', 'text', 'saved', team_id => 'team-9')");
+    let served = "SELECT bool_and(m.model_id = a.model_id AND m.variant = a.variant AND m.variant = assign_variant(u::text)) AND count(DISTINCT m.variant) = 2
+        FROM generate_series(1, 50) u, model_for(u::text, 'team-' || u) m, _assignment(u::text, NULL, 'team-' || u) a";
+    assert!(value::<bool>(&mut admin, served));
     execute(&mut admin, "SELECT stop_experiment('u'); INSERT INTO signal VALUES (3, 3)");
+    assert!(value::<bool>(&mut admin, &served.replace("assign_variant(u::text)", "assign_variant('team-' || u, 't')")));
     execute(&mut admin, "SELECT record_signal('user-9', 'later', 'text', 'saved', team_id => 'team-9'), record_satisfaction('user-9', 5, team_id => 'team-9')");
     let logged = "SELECT string_agg(signal_id || ' ' || coalesce(experiment, '-'), ', ' ORDER BY signal_id) FROM model_performance_log";
     assert_eq!(value::<String>(&mut admin, logged), "1 t, 2 u, 3 t, by hand u, later t");
