@@ -120,18 +120,31 @@ AS $$
 #variable_conflict use_column
 DECLARE
     by_team boolean := @extschema@._draws_teams(experiment);
+    rules @extschema@.experiment;
+    by_bucket_alone boolean;
 BEGIN
+    SELECT e.* INTO rules FROM @extschema@.experiment e WHERE e.name = _health_served.experiment;
+    by_bucket_alone := rules.layer IS NULL AND NOT EXISTS (SELECT FROM @extschema@.experiment_holdout)
+        AND NOT EXISTS (SELECT FROM @extschema@.experiment_pin p WHERE p.experiment = rules.name);
     RETURN QUERY
     WITH served AS (
         -- A user's assignment is constant within a phase: one look each is enough.
-        SELECT CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, l.model_variant, l.model_id,
+        SELECT CASE WHEN by_team THEN l.team_id ELSE l.user_id END AS unit_id, l.phase, l.model_variant, l.model_id,
                min(l.shown_at) AS shown_at, count(*) AS items
         FROM @extschema@.model_performance_log l
         WHERE l.experiment = _health_served.experiment
         GROUP BY 1, l.phase, l.model_variant, l.model_id
+    ), unclear AS MATERIALIZED (
+        -- The rule in full is for whom the bucket of that phase does not explain: hundreds of times as much work.
+        SELECT s.* FROM served s
+        WHERE NOT (by_bucket_alone AND EXISTS (
+            SELECT FROM @extschema@.experiment_phase p JOIN @extschema@.experiment_arm a ON a.experiment = p.experiment AND a.phase = p.phase
+            WHERE p.experiment = rules.name AND p.phase = s.phase AND p.valid_from <= s.shown_at AND (p.valid_to IS NULL OR s.shown_at < p.valid_to)
+              AND a.variant = s.model_variant AND coalesce(s.model_id, a.model_id) = a.model_id
+              AND @extschema@._place(p.seed, s.unit_id, rules.hash_version, rules.unit_encoding) <@ a.buckets))
     ), wrong AS (
         SELECT s.*, a.variant AS assigned, a.model_id AS assigned_model
-        FROM served s
+        FROM unclear s
         CROSS JOIN LATERAL @extschema@._resolve_assignment(s.unit_id, _health_served.experiment, s.shown_at) a
         WHERE (a.variant, a.in_experiment) IS DISTINCT FROM (s.model_variant, true)
            OR (s.model_id IS NOT NULL AND s.model_id <> a.model_id)
