@@ -314,13 +314,6 @@ fn what_cannot_be_judged_says_so() {
     execute(&mut client, "ROLLBACK");
 }
 
-/// The newest run of the schedule: state, stage, reason.
-fn last_run(client: &mut Client) -> (String, String, String) {
-    let sql = "SELECT state, stage, COALESCE(reason, '') FROM retraining_run ORDER BY due_at DESC LIMIT 1";
-    let row = client.query_one(sql, &[]).unwrap();
-    (row.get(0), row.get(1), row.get(2))
-}
-
 #[test]
 fn a_schedule_has_its_model_evaluated_by_the_worker() {
     let (_db, mut client, fake, _skill) = with_dataset(server(), "weekly", "");
@@ -411,4 +404,34 @@ fn an_evaluation_by_hand_is_the_same_and_holds_nothing_open() {
     let mut client = calling.join().unwrap();
     let (state, stage, reason) = last_run(&mut client);
     assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
+}
+
+#[test]
+fn an_evaluation_whose_process_dies_is_taken_up_by_the_next() {
+    let (_db, mut client, fake, _skill) = with_dataset(server(), "weekly", "");
+    fake.next("POST /v1/chat/completions", Act::HangBefore(Duration::from_secs(60)), 8);
+    execute(
+        &mut client,
+        "SELECT schedule_retraining('weekly', '0 0 1 1 *', provider => 'host', base_model => 'small', method => 'sft',
+             min_first_examples => 0, evaluate => true), retrain_now('weekly')",
+    );
+    wait_until(Duration::from_secs(60), "questions are asked", || fake.count("POST /v1/chat/completions") >= 8);
+    let ours = "FROM pg_stat_activity WHERE backend_type = 'pg_finetune trainer' AND datname = current_database()";
+    assert_eq!(
+        value::<i64>(&mut client, &format!("SELECT count(*) - count(backend_xmin) {ours}")),
+        1,
+        "no snapshot is held"
+    );
+    assert!(value::<bool>(&mut client, &format!("SELECT pg_terminate_backend(pid) {ours}")));
+    wait_until(Duration::from_secs(10), "it ends at once", || {
+        value::<i64>(&mut client, &format!("SELECT count(*) {ours}")) == 0
+    });
+    let held =
+        "SELECT tries = 1 AND retry_at > now() + interval '50 minutes' FROM retraining_run WHERE stage = 'evaluation'";
+    assert!(value::<bool>(&mut client, held), "whoever holds it is waited for");
+    execute(&mut client, "UPDATE retraining_run SET retry_at = now(); SELECT _wake_worker()");
+    wait_until(Duration::from_secs(60), "the run has ended", || last_run(&mut client).0 != "running");
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
+    assert_eq!(value::<i32>(&mut client, "SELECT tries FROM retraining_run"), 2);
 }

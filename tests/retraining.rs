@@ -5,13 +5,6 @@ mod common;
 use common::*;
 use std::time::Duration;
 
-fn last_run(client: &mut Client) -> (String, String, String) {
-    let row = client
-        .query_one("SELECT state, stage, COALESCE(reason, '') FROM retraining_run ORDER BY due_at DESC LIMIT 1", &[])
-        .unwrap();
-    (row.get(0), row.get(1), row.get(2))
-}
-
 /// A tick by hand, and the work that follows from it.
 fn tick(client: &mut Client, schedule: &str) {
     client

@@ -92,3 +92,10 @@ pub fn canary_is_nowhere(server: &Server, db: &Database) {
     let dump = run(server.program("pg_dump").arg(db.url()));
     assert!(!dump.contains(CANARY), "in the dump");
 }
+
+/// State, stage and reason of the newest run of a schedule.
+pub fn last_run(client: &mut Client) -> (String, String, String) {
+    let sql = "SELECT state, stage, COALESCE(reason, '') FROM retraining_run ORDER BY due_at DESC LIMIT 1";
+    let row = client.query_one(sql, &[]).unwrap();
+    (row.get(0), row.get(1), row.get(2))
+}
