@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use serde_json::{json, Value};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -362,4 +363,48 @@ fn it_takes_the_table_s_owner_and_quotes_every_name() {
     refused(&mut client, &format!("CALL reembed('audit', '{MODEL}')"), "42P16", "primary key");
     refused(&mut client, &format!("CALL reembed('pgft.model', '{MODEL}')"), "42809", "cannot re-embed");
     refused(&mut client, &format!("BEGIN; CALL reembed({own}, '{MODEL}')"), "2D000", "outside BEGIN");
+}
+
+#[test]
+fn a_schedule_has_vectors_judged_and_names_what_is_left_to_do() {
+    let db = Server::by_hand().create_database("scheduled");
+    let mut client = db.install("pgft");
+    application(&mut client, 150);
+    // A model that leaves out what all texts have in common.
+    let rows = client.query("SELECT content, embedding::real[] FROM chunk", &[]).unwrap();
+    let known: HashMap<String, Vec<f32>> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get::<_, Vec<f32>>(1).into_iter().map(|number| number - 0.4).collect()))
+        .collect();
+    let fake = FakeProvider::start();
+    fake.serve_model(move |path, body| {
+        let texts = (path == "/v1/embeddings").then(|| body["input"].as_array())??;
+        let data: Option<Vec<Value>> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| Some(json!({"index": index, "embedding": known.get(text.as_str()?)?})))
+            .collect();
+        Some((200, json!({"object": "list", "data": data?, "usage": {"prompt_tokens": 1, "total_tokens": 1}})))
+    });
+    provider(&mut client, "host", &fake.url(), key_file());
+    execute(
+        &mut client,
+        "SELECT create_dataset('weekly');
+         INSERT INTO fine_tuning_job (id, dataset_id, provider, base_model, method, seed, state, owner, model_id, max_usd, deadline_at)
+         SELECT 'aaaaaaaa-0000-0000-0000-000000000001', id, 'host', 'mini', 'contrastive', 1, 'succeeded', current_user, 'm', 1, now() FROM dataset;
+         INSERT INTO model (id, base_model, provider, method, dataset_id, provider_model, job_id)
+         SELECT 'm', 'mini', 'host', 'contrastive', id, 'ft:mini', 'aaaaaaaa-0000-0000-0000-000000000001' FROM dataset;
+         INSERT INTO retraining_run (schedule, due_at, state, stage, job_id, model_id, retry_at)
+         VALUES ('weekly', now(), 'running', 'evaluation', 'aaaaaaaa-0000-0000-0000-000000000001', 'm', now())",
+    );
+    execute(&mut client, "CALL run_due_work()");
+    let (state, stage, reason) = last_run(&mut client);
+    assert_eq!((state.as_str(), stage.as_str()), ("ran", "gate"), "{reason}");
+    assert!(reason.starts_with("model m passed the gate") && reason.contains("CALL reembed(..., 'm')"), "{reason}");
+    let judged =
+        "SELECT verdict || ' ' || (auc > base_auc) FROM model_evaluation WHERE model_id = 'm' AND against = 'base'";
+    assert_eq!(value::<String>(&mut client, judged), "passed true");
+    let asked = fake.count("POST /v1/embeddings");
+    execute(&mut client, "CALL run_due_work()");
+    assert!(asked > 0 && fake.count("POST /v1/embeddings") == asked, "once is enough");
 }
