@@ -135,7 +135,7 @@ BEGIN
         WHERE l.experiment = _health_served.experiment
         GROUP BY 1, l.phase, l.model_variant, l.model_id
     ), unclear AS MATERIALIZED (
-        -- The rule in full is for whom the bucket of that phase does not explain: hundreds of times as much work.
+        -- The rule in full is for whom the bucket of that phase does not explain: it is ten times as much work.
         SELECT s.* FROM served s
         WHERE NOT (by_bucket_alone AND EXISTS (
             SELECT FROM @extschema@.experiment_phase p JOIN @extschema@.experiment_arm a ON a.experiment = p.experiment AND a.phase = p.phase

@@ -1,5 +1,7 @@
 //! Helpers for queries of our own tables.
 
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
@@ -40,4 +42,12 @@ pub fn installed_version() -> Option<String> {
     Spi::get_one("SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pg_finetune'")
         .ok()
         .flatten()
+}
+
+/// First column of all rows of a query, which may write; without NULLs.
+pub fn texts(query: &str, args: &[DatumWithOid]) -> Vec<String> {
+    let read = Spi::connect_mut(|client| {
+        client.update(query, None, args)?.map(|row| row.get::<String>(1)).collect::<Result<Vec<_>, _>>()
+    });
+    read.unwrap_or_report().into_iter().flatten().collect()
 }

@@ -130,9 +130,13 @@ fn housekeeping(session: &Session, schema: &str, by_hand: bool) -> Result<(), Fa
     shadow::look(session, schema, by_hand)
 }
 
+fn a_trainer_is_free() -> bool {
+    shared().busy_trainers() < settings::MAX_TRAINERS.get() as usize
+}
+
 /// Starts a training process for a job, or says why it has to wait.
 fn start(session: &Session, schema: &str, database: u32, job: &str) -> Result<(), Failure> {
-    let free = shared().busy_trainers() < settings::MAX_TRAINERS.get() as usize;
+    let free = a_trainer_is_free();
     let (stage, delay) = match free {
         true => ("starting a training process", START_DELAY),
         false => ("waiting: all training processes are busy (pg_finetune.max_trainers)", BUSY_DELAY),
@@ -147,7 +151,7 @@ fn start(session: &Session, schema: &str, database: u32, job: &str) -> Result<()
 
 /// The same for the evaluation of its model.
 fn start_evaluation(session: &Session, schema: &str, database: u32, job: &str) -> Result<(), Failure> {
-    let free = shared().busy_trainers() < settings::MAX_TRAINERS.get() as usize;
+    let free = a_trainer_is_free();
     let delay = if free { START_DELAY } else { BUSY_DELAY };
     session.transaction(|| scheduled_evaluation::postpone(schema, job, delay))?;
     if free {
@@ -210,18 +214,7 @@ fn workable_schema() -> Option<String> {
 }
 
 fn due_jobs(schema: &str, by_hand: bool) -> Vec<String> {
-    Spi::connect_mut(|client| {
-        let jobs = client.update(
-            &format!("SELECT j::pg_catalog.text FROM {schema}._due_jobs($1) j"),
-            None,
-            &[by_hand.into()],
-        )?;
-        jobs.map(|row| row.get::<String>(1)).collect::<Result<Vec<_>, _>>()
-    })
-    .unwrap_or_report()
-    .into_iter()
-    .flatten()
-    .collect()
+    spi::texts(&format!("SELECT j::pg_catalog.text FROM {schema}._due_jobs($1) j"), &[by_hand.into()])
 }
 
 fn postpone(schema: &str, job: &str, stage: &str, delay: &str) {

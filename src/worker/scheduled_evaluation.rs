@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use super::evaluation;
 use crate::pg::errors::UserError;
 use crate::pg::session::{sqlstate, Failure, Session};
+use crate::pg::spi;
 
 /// What a process is started with, before the job's id: its model is evaluated, not trained.
 pub const PREFIX: &str = "evaluate ";
@@ -37,14 +38,7 @@ pub fn run(session: &Session, schema: &str, job: &str) {
 
 /// Jobs whose models are to be evaluated now.
 pub fn due(schema: &str) -> Vec<String> {
-    let query = format!("SELECT d::pg_catalog.text FROM {schema}._due_evaluations() d");
-    Spi::connect(|client| {
-        client.select(&query, None, &[])?.map(|row| row.get::<String>(1)).collect::<Result<Vec<_>, _>>()
-    })
-    .unwrap_or_report()
-    .into_iter()
-    .flatten()
-    .collect()
+    spi::texts(&format!("SELECT d::pg_catalog.text FROM {schema}._due_evaluations() d"), &[])
 }
 
 /// Leaves it to the process that was started for it.
