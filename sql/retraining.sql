@@ -276,7 +276,7 @@ CREATE FUNCTION _due_evaluations() RETURNS SETOF uuid
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT r.job_id FROM @extschema@.retraining_run r
-        WHERE r.state = 'running' AND r.stage = 'evaluation' AND r.retry_at <= clock_timestamp() ORDER BY r.retry_at;
+        WHERE r.state = 'running' AND r.stage = 'evaluation' AND r.retry_at <= clock_timestamp() AND r.tries < 5 ORDER BY r.retry_at;
 END $$;
 COMMENT ON FUNCTION _due_evaluations() IS 'pg_finetune private: jobs of schedules whose models a provider is to be asked about now';
 REVOKE ALL ON FUNCTION _due_evaluations() FROM PUBLIC;
@@ -356,6 +356,9 @@ BEGIN
             PERFORM @extschema@._end_run(v_run.schedule, v_run.due_at, 'failed', v_run.stage, SQLERRM);
         END;
     END LOOP;
+    -- Whoever held it five times has died: it would take the next one with it.
+    PERFORM @extschema@._end_run(r.schedule, r.due_at, 'failed', 'evaluation', format('five processes died over it (CALL evaluate_model(%L) goes on where it was)', r.model_id))
+    FROM @extschema@.retraining_run r WHERE r.state = 'running' AND r.stage = 'evaluation' AND r.tries >= 5 AND r.retry_at <= clock_timestamp();
     FOR v_schedule IN
         SELECT s.* FROM @extschema@.retraining_schedule s WHERE s.enabled AND s.next_due_at <= clock_timestamp()
         ORDER BY s.next_due_at, s.name FOR UPDATE SKIP LOCKED

@@ -434,4 +434,11 @@ fn an_evaluation_whose_process_dies_is_taken_up_by_the_next() {
     let (state, stage, reason) = last_run(&mut client);
     assert_eq!((state.as_str(), stage.as_str()), ("ran", "experiment"), "{reason}");
     assert_eq!(value::<i32>(&mut client, "SELECT tries FROM retraining_run"), 2);
+    // Five deaths are enough.
+    execute(
+        &mut client,
+        "UPDATE retraining_run SET state = 'running', stage = 'evaluation', tries = 5, retry_at = now(); SELECT _wake_worker()",
+    );
+    wait_until(Duration::from_secs(60), "it is given up", || last_run(&mut client).0 == "failed");
+    assert!(last_run(&mut client).2.contains("five processes died"), "{}", last_run(&mut client).2);
 }
